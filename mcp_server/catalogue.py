@@ -1,0 +1,146 @@
+"""The tools of the server, collected from the modules of mcp_server.tools.
+
+A tool is one typed function that returns a pydantic object; its docstring is its description and its arguments are its
+schema. `@tool` adds what a signature cannot say: hints for the host, and how to ask for less when an answer is too long.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
+
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel
+
+from mcp_server.schemas import plain_schema
+from oxrl_core.errors import OxrlError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+LONGEST_DESCRIPTION = 300  # some hosts put every description in front of the model on each turn
+
+# Always all four: a hint that is missing counts as "destructive" and "open world".
+READ = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+LAUNCH = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+STOP = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+@dataclass(frozen=True)
+class ToolFacts:
+    """What `@tool` knows about a function."""
+
+    function: Callable[..., Any]
+    title: str
+    hints: ToolAnnotations
+    ask_less: str  # how to get a shorter answer
+    core: bool  # loaded by Claude Code up front instead of being searched for
+
+
+def tool(*, title: str, hints: ToolAnnotations, ask_less: str, core: bool = False) -> Callable[[Function], Function]:
+    """A decorator that offers the function as a tool and leaves the function itself as it is."""
+
+    def offer(function: Function) -> Function:
+        function.__dict__["tool_facts"] = ToolFacts(function, title, hints, ask_less, core)
+        return function
+
+    return offer
+
+
+def collect_tools() -> dict[str, ToolFacts]:
+    """Every tool by name, in the order of the modules' names and of their lines: the same in every process."""
+    package = importlib.import_module("mcp_server.tools")
+    found: dict[str, ToolFacts] = {}
+    for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"mcp_server.tools.{module_info.name}")
+        for name, value in vars(module).items():
+            facts = getattr(value, "tool_facts", None)
+            if isinstance(facts, ToolFacts) and facts.function.__module__ == module.__name__:
+                assert name not in found, f"two tools are called {name}"
+                found[name] = facts
+    return found
+
+
+def compact_json(value: Any) -> str:
+    """The value as JSON without spaces: indented JSON costs some 40 % more tokens."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def answer(value: BaseModel) -> CallToolResult:
+    """The object as structured content and, for hosts that read only text, as the same JSON in text."""
+    # Through JSON text: it turns NaN into null, which a Python dump leaves as it is.
+    content = json.loads(value.model_dump_json(exclude_none=True))
+    return CallToolResult(content=[TextContent(type="text", text=compact_json(content))], structured_content=content)
+
+
+def refusal(code: str, what: str, where: str = "", next_step: str = "") -> CallToolResult:
+    """A tool error: the JSON of an OxrlError, which says what to do next."""
+    error = {"code": code, "what": what, "where": where, "next": next_step}
+    return CallToolResult(content=[TextContent(type="text", text=compact_json(error))], is_error=True)
+
+
+def failure(name: str, error: Exception) -> CallToolResult:
+    """The tool error for an exception; an unforeseen one shows an id here and its traceback on stderr."""
+    if isinstance(error, OxrlError):
+        return refusal(type(error).__name__, error.what, error.where, error.next_step)
+    error_id = uuid.uuid4().hex[:8]
+    print(f"oxrl-mcp: error {error_id} in {name}\n{''.join(traceback.format_exception(error))}", file=sys.stderr, flush=True)
+    return refusal(
+        "InternalError",
+        f"{name} failed in a way that was not foreseen (error id {error_id}, {type(error).__name__})",
+        name,
+        f"try once more; if it stays, the traceback is in the server's stderr under {error_id}: report it",
+    )
+
+
+def build_tool(name: str, facts: ToolFacts) -> Tool:
+    """The SDK's tool for one function: answers and errors in our form, schemas that every host accepts."""
+    function = facts.function
+    signature = inspect.signature(function, eval_str=True)
+    described = inspect.cleandoc(function.__doc__ or "").replace("\n", " ")
+    assert 0 < len(described) <= LONGEST_DESCRIPTION, f"the docstring of {name} has {len(described)} characters"
+
+    if inspect.iscoroutinefunction(function):
+
+        async def call_async(**arguments: Any) -> CallToolResult:
+            try:
+                return answer(await cast(Awaitable[BaseModel], function(**arguments)))
+            except Exception as error:
+                return failure(name, error)
+
+        call: Callable[..., Any] = call_async
+    else:
+
+        def call_sync(**arguments: Any) -> CallToolResult:
+            try:
+                return answer(function(**arguments))
+            except Exception as error:
+                return failure(name, error)
+
+        call = call_sync
+
+    call = functools.wraps(function)(call)
+    # The model in the annotation becomes the output schema, and every answer is validated against it.
+    returns: Any = Annotated[CallToolResult, signature.return_annotation]
+    call.__signature__ = signature.replace(return_annotation=returns)  # pyright: ignore[reportFunctionMemberAccess]
+    call.__annotations__ = {**{key: p.annotation for key, p in signature.parameters.items()}, "return": returns}
+
+    built = Tool.from_function(
+        call,
+        name=name,
+        title=facts.title,
+        description=described,
+        annotations=facts.hints,
+        meta={"anthropic/alwaysLoad": True} if facts.core else None,
+    )
+    built.parameters = plain_schema(built.parameters, closed=True)
+    built.fn_metadata.output_schema = plain_schema(built.fn_metadata.output_schema or {})
+    return built

@@ -1,0 +1,48 @@
+"""JSON schemas that every host accepts: no references, no unions, no titles, no unknown keys.
+
+Some hosts send a tool's schema to a model API that knows only a small part of JSON Schema; what they do not know makes
+every call fail. pydantic writes `$ref`, `anyOf` with null and a title per property; here they are folded away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def plain_schema(schema: Schema, *, closed: bool = False) -> Schema:
+    """The schema with references inlined, `null` alternatives and titles dropped; `closed` refuses unknown keys."""
+    definitions: dict[str, Schema] = schema.get("$defs", {})
+
+    def plain(node: Any, names_are_keys: bool = False) -> Any:
+        if isinstance(node, list):
+            return [plain(item) for item in node]  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(node, dict):
+            return node
+        if names_are_keys:
+            return {name: plain(item) for name, item in node.items()}  # pyright: ignore[reportUnknownVariableType]
+        found: Schema = dict(node)  # pyright: ignore[reportUnknownArgumentType]
+        if "$ref" in found:
+            target = definitions[str(found.pop("$ref")).rsplit("/", 1)[-1]]
+            return plain({**target, **found})
+        if "anyOf" in found:
+            # An answer leaves out what is null, so "or null" says no more than "not required".
+            kept = [option for option in found["anyOf"] if option.get("type") != "null"]
+            if len(kept) < len(found["anyOf"]) and found.get("default", 0) is None:
+                del found["default"]
+            if len(kept) == 1:
+                del found["anyOf"]
+                return plain({**kept[0], **found})
+            found["anyOf"] = kept
+        found.pop("$defs", None)
+        found.pop("title", None)
+        if found.get("additionalProperties") is True:
+            del found["additionalProperties"]
+        return {key: plain(item, key == "properties") for key, item in found.items()}
+
+    result: Schema = plain(schema)
+    result.setdefault("properties", {})
+    if closed:
+        result["additionalProperties"] = False
+    return result

@@ -1,0 +1,1 @@
+"""One module per group of tools; every function marked with `@tool` is offered."""

@@ -1,0 +1,1 @@
+"""One loss, one function: tensors in, one value per token out. No torch is imported here."""

@@ -1,0 +1,269 @@
+"""The canonical configuration. One description per field: it is the documentation, the JSON schema and the help text.
+
+Only `run.name`, `model.path` and `data.train` have no default. A default is a decision; where the number is not obvious
+the description says why. The seeds' dialect is translated in dialect.py, task presets live in presets.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+AveragingCoefficient = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class RunConfig(Section):
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the experiment; the run id is made of it."""
+    seed: NonNegative = 0
+    """Seed of everything random: model init, data order, sampling (per step, prompt and sample)."""
+    backend: Literal["ray", "local"] = "ray"
+    """`ray`: learner and sampler are Ray actors; `local`: the same classes in the driver's own process."""
+    ray_address: str | None = None
+    """Address of an existing Ray cluster (`host:port` or `auto`); none starts one on this machine for the run."""
+    start_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Deadline for every actor to be placed, loaded and ready."""
+    call_timeout_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """Deadline of one call of the learner or sampler (a step, a generation, a weight sync)."""
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall-clock budget; the supervisor stops the run cleanly when it is spent."""
+    stop_grace_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Time between asking the run's processes to leave and killing them."""
+
+
+class LoraConfig(Section):
+    enabled: bool = False
+    """Train low-rank adapters instead of all weights."""
+    rank: Positive = 16
+    """Rank of the adapters."""
+    alpha: Positive = 32
+    """Scale of the adapters; the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapters' input; 0 for RL, where dropout would break the log-prob ratio."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the modules to adapt, or `all-linear` for every linear layer but the output head."""
+
+
+class ModelConfig(Section):
+    path: Annotated[str, Field(min_length=1)]
+    """A local folder, a hub id, `miniature:chars`, `miniature:<registry name>` or `run:<run id>` (its final weights)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision; master weights and optimizer state are always float32. `auto`: bfloat16 on a GPU, else float32."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of the trained model."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more time."""
+    lora: LoraConfig = LoraConfig()
+    """Low-rank adapters."""
+
+
+class AlgorithmConfig(BaseModel):
+    """The loss and its switches. Keys that are not listed here are parameters of the loss itself (`clip_low`, `beta`, ...)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    name: str = "sgrpo"
+    """Name of the algorithm, or a dotted path `package.module:function` of your own loss."""
+    advantage: Literal["group_zscore", "group_centered", "leave_one_out"] = "group_zscore"
+    """How rewards of one prompt's group become advantages: (r - mean) / (std + 1e-4), r - mean, or r - mean of the others."""
+    advantage_scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on every advantage."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Loss of a step: mean over all its tokens, mean of sequence means, or token sum / (sequences x max_completion_tokens)."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL to the reference (the initial) policy in the loss; 0 loads no reference at all."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL per token (Schulman 2020); k3 = exp(d) - d - 1 with d = ref_logprobs - logprobs is never negative."""
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy bonus."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the loss itself."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class DatasetConfig(Section):
+    name: Annotated[str, Field(min_length=1)]
+    """A built-in dataset (`oxrl datasets`), a local .jsonl/.json/.csv/.parquet file or folder, or `hub:<id>`."""
+    split: str = "train"
+    """Split of a built-in or hub dataset."""
+    ratio: Annotated[float, Field(gt=0)] = 1.0
+    """Share of this dataset in the mix, relative to the others."""
+    limit: Positive | None = None
+    """Use the first rows only."""
+    prompt_column: str | None = None
+    """Column of the prompt (text or messages); none: the first of prompt, question, instruction, problem, input, messages."""
+    completion_column: str | None = None
+    """Column of the completion; none: the first of completion, response, output, answer, solution."""
+    answer_column: str | None = None
+    """Column of the reference answer; none: the first of answer, solution, label, target."""
+
+
+def as_datasets(value: object) -> object:
+    """The list of mappings behind the shorthands of `data.train`: a name, a mapping, or a list of either."""
+    if value is None:
+        return []
+    items = cast("list[object]", list(value)) if isinstance(value, list | tuple) else [value]  # pyright: ignore[reportUnknownArgumentType]
+    return [{"name": item} if isinstance(item, str) else item for item in items]
+
+
+class DataConfig(Section):
+    train: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    """Training datasets; a name, a path, or a mapping with ratio and columns."""
+    eval: tuple[DatasetConfig, ...] = ()
+    """Held-out datasets; empty: no evaluation."""
+    system_prompt: str | None = None
+    """System message before every prompt that has none."""
+    apply_chat_template: bool | None = None
+    """Render prompts with the model's chat template; none: wherever the tokenizer has one."""
+    max_prompt_tokens: Positive = 1024
+    """Longer prompts are handled by `overlong`."""
+    max_length: Positive = 2048
+    """Most tokens of a supervised example (prompt and completion)."""
+    overlong: Literal["drop", "error"] = "drop"
+    """A prompt or example that is too long is dropped and counted, or stops the run."""
+    packing: bool = True
+    """Put several supervised examples in one row; positions restart and attention does not cross their borders."""
+    shuffle: bool = True
+    """Draw rows in a seeded random order."""
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _expand_shorthand(cls, value: object) -> object:
+        return as_datasets(value)
+
+
+class RewardConfig(Section):
+    name: str = "default"
+    """A built-in reward (`oxrl rewards`) or a dotted path `package.module:function` of your own."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Deadline of one step's rewards; a verdict that does not come is status `timeout`."""
+
+
+class RolloutConfig(Section):
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """Sampler; `auto`: vLLM where it is installed, else transformers."""
+    num_workers: Positive = 1
+    """Sampler workers, each with a whole copy of the model (or `tensor_parallel` GPUs of it)."""
+    tensor_parallel: Positive = 1
+    """GPUs a sampler worker spreads one copy over."""
+    colocate: bool = False
+    """Sampler and learner share each GPU in turns (vLLM sleeps during training); off: GPUs of their own."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a GPU's memory that vLLM takes; on the CPU the KV cache takes `cpu_kv_cache_gib`."""
+    cpu_kv_cache_gib: Positive = 1
+    """KV cache of a CPU sampler."""
+    group_size: Positive = 8
+    """Completions drawn for each prompt."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature; the trainer computes its log-probs at the same one."""
+    max_completion_tokens: Positive = 512
+    """Most tokens of a completion."""
+    stop_at_eos: bool = True
+    """End a completion at EOS; off: always draw max_completion_tokens."""
+    logprob_gap_limit: Annotated[float, Field(gt=0)] | None = None
+    """Largest allowed mean |trainer - sampler| log-prob of a step's tokens; none: 1e-4 in float32, 0.05 in bfloat16."""
+    fingerprint_limit: Annotated[float, Field(gt=0)] | None = None
+    """Largest allowed |trainer - sampler| log-prob on the probe row after a weight sync; none: 1e-3 in float32, 0.5 in bfloat16."""
+    record: bool = True
+    """Write every rollout of every step to rollouts/step-*.parquet in the run directory."""
+
+
+class TrainConfig(Section):
+    num_workers: Positive = 1
+    """Training ranks; each has one GPU, or CPU cores where there is none."""
+    steps: Positive | None = None
+    """Optimizer steps; none: `epochs` over the data."""
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the training data, where `steps` is not given."""
+    prompts_per_step: Positive = 32
+    """RL: prompts of one step (each with rollout.group_size completions), all ranks together."""
+    rows_per_step: Positive = 32
+    """Supervised: examples of one step, all ranks together."""
+    updates_per_step: Positive = 1
+    """RL: optimizer updates on one step's rollouts; above 1 the old log-probs are computed first and the ratio clips."""
+    micro_batch_tokens: Positive = 8192
+    """Most tokens (padding included) of one forward pass on one rank; longer rows go alone."""
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    """Peak learning rate."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or falling to `lr_floor` x lr over the run."""
+    lr_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Fraction of the peak learning rate at the end of a falling schedule."""
+    warmup_steps: NonNegative = 0
+    """Steps of linear warm-up from 0."""
+    betas: tuple[AveragingCoefficient, AveragingCoefficient] = (0.9, 0.999)
+    """AdamW's averaging coefficients."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay, on matrices only."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+    stop_at_reward: float | None = None
+    """RL: finish early once the mean reward of the last 10 steps reaches this."""
+    eval_every: NonNegative = 0
+    """Steps between evaluations; 0: at the start and at the end only."""
+    eval_rows: Positive = 256
+    """Most held-out rows of one evaluation."""
+    save_every: NonNegative = 0
+    """Steps between checkpoints; 0: at the end only."""
+    keep_checkpoints: Positive = 2
+    """Newest checkpoints that are kept."""
+    resume: bool = True
+    """Go on from the newest valid checkpoint of the run directory, where there is one."""
+
+
+class DeepSpeedConfig(Section):
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """ZeRO: 0 nothing, 1 optimizer state, 2 and gradients, 3 and weights are sharded over the ranks."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (a GPU run only)."""
+    offload_params: bool = False
+    """Keep sharded weights in host memory (a GPU run with ZeRO 3 only)."""
+    bucket_size: Positive = 50_000_000
+    """Elements of one reduce or gather bucket."""
+
+
+class ReportConfig(Section):
+    metrics_every: Positive = 1
+    """Steps between rows of metrics.jsonl."""
+    samples_every: NonNegative = 10
+    """RL: steps between samples shown in the log; 0: none."""
+
+
+class Config(Section):
+    run: RunConfig
+    """The run itself: name, seed, placement, budgets."""
+    model: ModelConfig
+    """The model to train."""
+    data: DataConfig
+    """What it trains on."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """The loss and its switches."""
+    reward: RewardConfig = RewardConfig()
+    """RL: the verdict on a completion."""
+    rollout: RolloutConfig = RolloutConfig()
+    """RL: the sampler."""
+    train: TrainConfig = TrainConfig()
+    """Steps, batches, optimizer, checkpoints."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """Sharding and offloading."""
+    report: ReportConfig = ReportConfig()
+    """What is written how often."""

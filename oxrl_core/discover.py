@@ -1,0 +1,99 @@
+"""Things found by walking a package: one file adds an algorithm, a reward or a dataset, and no list needs an edit."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from oxrl_core.errors import ConfigError
+
+Entry = TypeVar("Entry")
+Function = Callable[..., Any]
+
+
+def did_you_mean(word: str, candidates: Sequence[str]) -> str:
+    """' Did you mean "x"?', or nothing where no candidate is near."""
+    # Imported where it is needed, in an error: the configuration stands above the modules that are found here.
+    from oxrl_core.config import suggest
+
+    return suggest.did_you_mean(word, list(candidates))
+
+
+def summary_of(function: Function) -> str:
+    """The first line of the docstring: it is what catalogues and docs show."""
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]
+
+
+class Catalogue(Generic[Entry]):
+    """Named entries of one kind; the modules of its package are imported at the first look-up."""
+
+    def __init__(self, kind: str, package: str, make: Callable[[str, Function], Entry]) -> None:
+        self.kind = kind
+        self.package = package
+        self.make = make  # an entry of a function that carries no decorator: somebody's own, by dotted path
+        self.entries: dict[str, Entry] = {}
+        self.functions: dict[str, Function] = {}
+        self.walked = False
+
+    def add(self, name: str, function: Function, entry: Entry) -> None:
+        """Registers an entry; two functions cannot have one name."""
+        known = self.functions.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+            raise ConfigError(
+                f"two {self.kind}s are called {name!r}: {known.__module__}.{known.__qualname__} and this one",
+                where=f"{function.__module__}.{function.__qualname__}",
+                next_step="rename one of them",
+            )
+        self.functions[name] = function
+        self.entries[name] = entry
+
+    def all(self) -> dict[str, Entry]:
+        """Every entry of the package, and those registered by hand, by name."""
+        if not self.walked:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, prefix=f"{self.package}."):
+                importlib.import_module(module.name)
+            self.walked = True
+        return dict(sorted(self.entries.items()))
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name, or of the function at the dotted path `package.module:function`."""
+        entries = self.all()
+        if name in entries:
+            return entries[name]
+        if ":" in name:
+            function = load_function(name, self.kind)
+            for known, registered in self.functions.items():
+                if registered is function:
+                    return self.entries[known]
+            return self.make(name, function)
+        raise ConfigError(
+            f"there is no {self.kind} {name!r}.{did_you_mean(name, list(entries))}",
+            where=f"{self.kind}.name",
+            next_step=f"take one of: {', '.join(entries)}; or your own as package.module:function",
+        )
+
+
+def load_function(path: str, kind: str) -> Function:
+    """The function at `package.module:function`."""
+    module_name, _, function_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is somebody's own: whatever its import raises is theirs to read
+        raise ConfigError(
+            f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}",
+            where=f"{kind}.name = {path}",
+            next_step="put its folder on PYTHONPATH, or mend the error",
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise ConfigError(
+            f"the module {module_name!r} has no function {function_name!r}.{did_you_mean(function_name, names)}",
+            where=f"{kind}.name = {path}",
+            next_step=f"its functions are: {', '.join(names) or 'none'}",
+        )
+    return function

@@ -1,0 +1,169 @@
+"""Miniature models: the real architecture, random weights, a few hundred kilobytes, made on the spot without a download.
+
+`chars` is a Qwen3 of 0.4M parameters that reads 19 characters: it learns small tasks from nothing in a minute on one CPU
+core. Every other name is an entry of registry/models: the same architecture with few and narrow layers, a byte-level
+tokenizer of 320 tokens and a ChatML template.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+from oxrl_core.errors import ModelError
+
+CHARACTERS = "0123456789+-=:> ?"
+CHARS_ARCHITECTURE: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 2 + len(CHARACTERS),
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+# Enough to keep what makes an architecture itself (grouped queries, biases, tied embeddings, rotary scaling).
+SMALL_TEXT: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+# model_type -> what has to shrink besides. qwen3: head_dim does not follow from hidden_size.
+SMALL_BY_TYPE: dict[str, dict[str, Any]] = {"qwen2": {}, "qwen3": {"head_dim": 16}, "llama": {}}
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0 (pad), 1, 2 (EOS)
+# 61 merges of frequent pairs, written out so that the vocabulary (3 + 256 + 61 = 320) is the same on every machine.
+MERGES = (
+    "Ġt Ġa Ġs Ġw Ġo Ġf Ġb Ġc Ġh Ġm Ġp Ġd Ġi Ġl Ġn Ġr Ġe Ġg he in er an re on at en nd st es or te of ed is it al ar "
+    "ou ng ve le me se nt ti ha hi as to ro li ri io us ic ur ma co om ll ay"
+).split()
+# The split of Qwen2: digits stay single, a space belongs to the word after it.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_miniature(name: str, folder: Path, seed: int) -> Path:
+    """Folder of a freshly made Hugging Face model (safetensors and tokenizer); the same seed gives the same weights."""
+    if name == "chars":
+        architecture, tokenizer = CHARS_ARCHITECTURE, _character_tokenizer()
+    else:
+        architecture, tokenizer = shrink(read_registry_entry(name)["architecture"]), _byte_tokenizer()
+    rest = {key: value for key, value in architecture.items() if key not in ("model_type", "transformers_version")}
+    config = AutoConfig.for_model(architecture["model_type"], **rest)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config = GenerationConfig(
+        eos_token_id=architecture["eos_token_id"], pad_token_id=architecture["pad_token_id"], do_sample=True
+    )
+    # Written beside and renamed: another rank or an earlier, killed start never leaves half a model under this name.
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        shutil.rmtree(unfinished)
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                f"cannot write the miniature '{name}': the folder exists and holds no model",
+                str(folder),
+                "remove the folder or give another one",
+            ) from None
+    return folder
+
+
+def shrink(architecture: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of the same architecture with few and narrow layers and a vocabulary of 320."""
+    model_type = architecture["model_type"]
+    if model_type not in SMALL_BY_TYPE:
+        raise ModelError(
+            f"there is no rule to shrink the architecture '{model_type}'; there is one for: {', '.join(SMALL_BY_TYPE)}",
+            "oxrl_core/models/miniature.py",
+            "add the keys that must shrink to SMALL_BY_TYPE",
+        )
+    small = {**architecture, **SMALL_TEXT, **SMALL_BY_TYPE[model_type]}
+    if "head_dim" in architecture:
+        small["head_dim"] = 16
+    return small
+
+
+def read_registry_entry(slug: str) -> dict[str, Any]:
+    """The entry registry/models/<slug>.yaml as a mapping."""
+    folder = files("registry") / "models"
+    entry = folder / f"{slug}.yaml"
+    if not entry.is_file():
+        known = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+        raise ModelError(
+            f"there is no miniature '{slug}'; there are: {', '.join(['chars', *known])}",
+            "model.path",
+            "take one of these names, or give a local folder or a hub id",
+        )
+    content: dict[str, Any] = yaml.safe_load(entry.read_text(encoding="utf-8"))
+    return content
+
+
+def _character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per character. It has no unknown token on purpose: a character it cannot read is an error, not a '?'."""
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        model_max_length=CHARS_ARCHITECTURE["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Every byte is a token, so any text can be read; 61 merges give it the shape of a real vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [(pair[0], pair[1]) for pair in MERGES]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet, *MERGES])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+        model_max_length=32768,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,1 @@
+"""One reward, one function of a rollout. No torch is imported here."""

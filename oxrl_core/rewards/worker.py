@@ -1,0 +1,39 @@
+"""The process that computes verdicts: `python -m oxrl_core.rewards.worker FD`, started by rewards/base.py.
+
+It reads the reward, then chunks of rollouts, from the descriptor FD, and writes one verdict at a time. It ends when the
+other side closes, and of itself when a chunk's deadline has long passed, so that a hanging verdict outlives nobody.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+GRACE_SECONDS = 5.0  # the driver ends a late worker first, where it is still there
+
+
+def serve(connection: Connection) -> None:
+    """Answers chunks until the other side closes."""
+    try:
+        reward = pickle.loads(connection.recv_bytes())
+    except Exception as error:  # the reward's module is somebody's own: its error travels to the driver as text
+        connection.send(f"{type(error).__name__}: {error}")
+        return
+    connection.send(None)
+    while True:
+        try:
+            seconds, rollouts = connection.recv()
+        except EOFError:
+            return
+        # The default action of SIGALRM ends the process even while C code holds the interpreter's lock.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        for rollout in rollouts:
+            connection.send(reward(rollout))
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,136 @@
+"""The driver process of a run: `python -m oxrl_core.train --run-dir DIR`. It reads the resolved config of the run
+directory, builds the parts, goes through the loop and writes everything down there.
+
+Exit codes: 0 finished, 1 failed, 2 the configuration or this machine cannot do it, 143 stopped (after a checkpoint).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from oxrl_core.algorithms.base import get_algorithm
+from oxrl_core.config.load import load_config
+from oxrl_core.engine.environment import engine_environment
+from oxrl_core.errors import OxrlError
+from oxrl_core.runs.rundir import RunDir, oxrl_home
+from oxrl_core.types import Progress
+
+if TYPE_CHECKING:
+    from oxrl_core.config.schema import Config
+
+STOPPED = 143  # 128 + SIGTERM, as a shell would say it
+
+
+class StopRequest:
+    """Remembers that somebody asked the run to leave. During start-up it leaves at once: there is nothing to save."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.loop_is_running = False
+
+    def install(self) -> None:
+        """Takes over SIGTERM and SIGINT; called again after Ray has put its own handlers there."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.loop_is_running:
+            raise SystemExit(STOPPED)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the run."""
+    parser = argparse.ArgumentParser(prog="python -m oxrl_core.train", description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run-dir", type=Path, help="run directory with the resolved config.yaml")
+    source.add_argument("--config-file", type=Path, help="under torchrun: a config; rank 0 makes the run directory")
+    parser.add_argument("overrides", nargs="*", help="a.b=c, with --config-file")
+    arguments = parser.parse_args(argv)
+    os.environ.update({name: value for name, value in engine_environment().items() if name not in os.environ})
+    stop = StopRequest()
+    stop.install()
+    run: RunDir | None = None
+    try:
+        run = (
+            RunDir(arguments.run_dir) if arguments.run_dir else _shared_run(arguments.config_file, arguments.overrides)
+        )
+        return drive(run, run.config(), stop)
+    except OxrlError as error:
+        _record_error(run, error.as_dict())
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except Exception as error:  # the last frame of the process: it must leave word in the run directory
+        traceback.print_exc()
+        name = type(error).__name__
+        _record_error(
+            run,
+            {"code": name, "what": f"{name}: {error}", "where": "driver", "next": "read logs/driver.log of the run"},
+        )
+        return 1
+
+
+def drive(run: RunDir, config: Config, stop: StopRequest) -> int:
+    """Builds the parts, goes through the loop and leaves the final model behind."""
+    from oxrl_core.build import build_rl, build_sl
+    from oxrl_core.train.journal import Journal
+    from oxrl_core.train.rl import train_rl
+    from oxrl_core.train.sl import train_sl
+
+    progress = Progress()
+    is_rl = get_algorithm(config.algorithm.name).kind == "rl"
+    run.write_progress("starting", 0, 0)
+    parts = build_rl(config, run, progress) if is_rl else build_sl(config, run, progress)
+    try:
+        stop.install()
+        journal = Journal(run, config, parts)
+        journal.restore(progress)
+        stop.loop_is_running = True
+        for report in train_rl(parts, progress) if is_rl else train_sl(parts, progress):
+            journal.write(report, progress)
+            if parts.learner.share(stop.asked):
+                journal.save(progress)
+                return STOPPED
+        journal.save(progress)
+        journal.phase("exporting", progress)
+        parts.learner.export_model(run.path / "final")
+        journal.phase("finished", progress)
+        return 0
+    finally:
+        parts.close()
+
+
+def _shared_run(config_file: Path, overrides: Sequence[str]) -> RunDir:
+    """The run directory that rank 0 makes and all ranks of torchrun use."""
+    import torch.distributed as dist
+
+    loaded = load_config(config_file, overrides)
+    if "RANK" not in os.environ:
+        return RunDir.create(oxrl_home(), loaded, kind=get_algorithm(loaded.config.algorithm.name).kind)
+    import torch
+
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    path = [None]
+    if dist.get_rank() == 0:
+        run = RunDir.create(oxrl_home(), loaded, kind=get_algorithm(loaded.config.algorithm.name).kind)
+        path = [str(run.path)]
+    dist.broadcast_object_list(path)
+    return RunDir(Path(str(path[0])))
+
+
+def _record_error(run: RunDir | None, error: dict[str, str]) -> None:
+    if run is not None:
+        (run.path / "error.json").write_text(json.dumps(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What the driver writes down: metrics, rollouts, samples and checkpoints of a run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from oxrl_core.engine.checkpoint import CheckpointStore
+from oxrl_core.rollout.recorder import Recorder
+from oxrl_core.train.report import StepReport
+from oxrl_core.train.verdicts import reward_of
+from oxrl_core.types import Progress
+
+if TYPE_CHECKING:
+    from oxrl_core.build import Parts
+    from oxrl_core.config.schema import Config
+    from oxrl_core.runs.rundir import RunDir
+
+SHOWN = ("reward/mean", "eval/reward", "eval/accuracy", "eval/loss", "loss", "entropy", "completion/length", "seconds")
+
+
+class Journal:
+    """The only writer of a run's metrics, rollouts and checkpoints. Under torchrun every rank holds one, rank 0 writes."""
+
+    def __init__(self, run: RunDir, config: Config, parts: Parts) -> None:
+        self.run = run
+        self.config = config
+        self.parts = parts
+        self.writes = parts.learner.is_coordinator
+        self.recorder = Recorder(run.path / "rollouts") if config.rollout.record else None
+        self.store = CheckpointStore(run.path / "checkpoints", config.train.keep_checkpoints)
+        self.saved_step = -1
+
+    def phase(self, name: str, progress: Progress) -> None:
+        """Says what the run is doing now."""
+        if self.writes:
+            self.run.write_progress(name, progress.step, self.parts.total_steps)
+
+    def restore(self, progress: Progress) -> None:
+        """Goes on from the newest valid checkpoint of the run directory, where there is one."""
+        learner = self.parts.learner
+        newest = learner.share(self.store.newest() if self.writes and self.config.train.resume else None)
+        if newest is None:
+            return
+        folder, manifest = newest
+        learner.load(folder)
+        for name, value in manifest["progress"].items():
+            setattr(progress, name, value)
+        self.saved_step = progress.step
+        if self.writes:
+            self.run.append_event("info", "resumed", f"goes on from step {progress.step}", checkpoint=folder.name)
+
+    def save(self, progress: Progress) -> None:
+        """A checkpoint of exactly this state, unless it stands already."""
+        if self.saved_step == progress.step:
+            return
+        self.phase("saving", progress)
+        learner = self.parts.learner
+        folder = learner.share(self.store.begin(progress.step) if self.writes else None)
+        learner.save(folder)
+        if self.writes:
+            path = self.store.finish(folder, progress)
+            self.run.append_event("info", "checkpoint", f"step {progress.step} is saved", checkpoint=path.name)
+        self.saved_step = progress.step
+
+    def write(self, report: StepReport, progress: Progress) -> None:
+        """Everything about one step, and a checkpoint where one is due."""
+        if self.writes:
+            self._write(report)
+        every = self.config.train.save_every
+        if every and report.step and report.step % every == 0:
+            self.save(progress)
+
+    def _write(self, report: StepReport) -> None:
+        every, total_steps = self.config.report, self.parts.total_steps
+        has_evaluation = any(name.startswith("eval/") for name in report.metrics)
+        if report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation:
+            self.run.append_metrics({"step": report.step, "time": time.time(), **report.metrics})
+        self.run.write_progress("training", report.step, total_steps, metrics=report.metrics)
+        if self.recorder is not None and report.rollouts:
+            self.recorder.write(report.step, report.rollouts, report.advantages, report.trainer_logprobs)
+        shown = " ".join(f"{name}={report.metrics[name]:.4g}" for name in SHOWN if name in report.metrics)
+        print(f"step {report.step}/{total_steps} {shown}", flush=True)
+        if every.samples_every and report.rollouts and report.step % every.samples_every == 0:
+            best = max(report.rollouts, key=reward_of)
+            print(
+                f"  best of step {report.step}: {best.prompt.text!r} -> {best.text!r} (reward {reward_of(best):.3f})",
+                flush=True,
+            )

@@ -1,0 +1,42 @@
+"""What a step did and where its seconds went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from oxrl_core.types import Metrics, Rollout
+
+
+@dataclass
+class StepReport:
+    """What one step did; `step` is the number of optimizer steps behind it."""
+
+    step: int
+    metrics: Metrics
+    rollouts: list[Rollout] = field(default_factory=list)  # those that were trained on
+    advantages: list[float] = field(default_factory=list)
+    trainer_logprobs: list[list[float]] = field(default_factory=list)
+
+
+class Clock:
+    """Names stretches of a step and adds them up."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds: Metrics = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def metrics(self, num_tokens: float) -> Metrics:
+        """The stretches, the whole step, and the trained tokens per second of it."""
+        seconds = time.monotonic() - self.started
+        return self.seconds | {"seconds": seconds, "tokens_per_second": num_tokens / max(seconds, 1e-9)}

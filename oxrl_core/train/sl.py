@@ -1,0 +1,33 @@
+"""The supervised loop: take examples, learn from them, look at held-out ones. It yields one report a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from oxrl_core.train.report import Clock, StepReport
+from oxrl_core.types import Metrics, Progress
+
+if TYPE_CHECKING:
+    from oxrl_core.build import SlParts
+
+
+def train_sl(parts: SlParts, progress: Progress) -> Iterator[StepReport]:
+    """One report per optimizer step, and a first one for the evaluation before any."""
+    yield StepReport(progress.step, evaluate(parts))
+    while progress.step < parts.total_steps:
+        clock = Clock()
+        examples = parts.examples.take(parts.config.train.rows_per_step)
+        with clock("time/train"):
+            metrics = parts.learner.train_on_examples(examples)
+        progress.step += 1
+        progress.num_tokens += int(metrics.get("num_tokens", 0))
+        metrics |= clock.metrics(metrics.get("num_tokens", 0.0))
+        if parts.is_evaluation_due(progress.step):
+            metrics |= evaluate(parts)
+        yield StepReport(progress.step, metrics)
+
+
+def evaluate(parts: SlParts) -> Metrics:
+    """Held-out loss; nothing where there is no held-out data."""
+    return parts.learner.evaluate_examples(parts.eval_examples) if parts.eval_examples else {}
