@@ -77,8 +77,22 @@ def compact_json(value: Any) -> str:
 def answer(value: BaseModel) -> CallToolResult:
     """The object as structured content and, for hosts that read only text, as the same JSON in text."""
     # Through JSON text: it turns NaN into null, which a Python dump leaves as it is.
-    content = json.loads(value.model_dump_json(exclude_none=True))
+    whole, told = json.loads(value.model_dump_json()), json.loads(value.model_dump_json(exclude_defaults=True))
+    content = _brief(whole, told)
     return CallToolResult(content=[TextContent(type="text", text=compact_json(content))], structured_content=content)
+
+
+def _brief(whole: Any, told: Any) -> Any:
+    """The value without fields that are empty because nobody set them, and with numbers of six digits."""
+    if isinstance(whole, dict):
+        items = cast("dict[str, Any]", whole).items()
+        told_items = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+        return {key: _brief(item, told_items.get(key)) for key, item in items if key in told_items or item not in ("", [], {}, None)}
+    if isinstance(whole, list):
+        wholes = cast("list[Any]", whole)
+        tolds = cast("list[Any]", told) if isinstance(told, list) else [None] * len(wholes)
+        return [_brief(item, said) for item, said in zip(wholes, tolds, strict=True)]
+    return float(f"{whole:.6g}") if isinstance(whole, float) else whole
 
 
 def refusal(code: str, what: str, where: str = "", next_step: str = "") -> CallToolResult:

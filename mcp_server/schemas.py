@@ -27,14 +27,14 @@ def plain_schema(schema: Schema, *, closed: bool = False) -> Schema:
             target = definitions[str(found.pop("$ref")).rsplit("/", 1)[-1]]
             return plain({**target, **found})
         if "anyOf" in found:
-            # An answer leaves out what is null, so "or null" says no more than "not required".
             kept = [option for option in found["anyOf"] if option.get("type") != "null"]
-            if len(kept) < len(found["anyOf"]) and found.get("default", 0) is None:
-                del found["default"]
-            if len(kept) == 1:
+            if len(kept) == 1 and len(found["anyOf"]) == 2:
                 del found["anyOf"]
+                if found.get("default", "") is None:
+                    del found["default"]  # an answer leaves out what nobody set
+                if "type" in kept[0]:  # a number that is not finite is null; an object never is
+                    kept[0] = {**kept[0], "type": [kept[0]["type"], "null"]}
                 return plain({**kept[0], **found})
-            found["anyOf"] = kept
         found.pop("$defs", None)
         found.pop("title", None)
         if found.get("additionalProperties") is True:

@@ -11,7 +11,7 @@ from typing import Any
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
 
-from mcp_server.catalogue import build_tool, collect_tools
+from mcp_server.catalogue import ToolFacts, build_tool, collect_tools
 from mcp_server.guard import make_guard
 from mcp_server.redact import Redactor
 
@@ -25,9 +25,11 @@ INSTRUCTIONS = (
 TOOL_LIST_LIFETIME_MS = 3_600_000  # the tools of a process never change
 
 
-def build_server(environment: Mapping[str, str] = os.environ) -> MCPServer[Any]:
-    """A server with every tool; `environment` says which secrets must not leave."""
-    facts = collect_tools()
+def build_server(
+    offered: Mapping[str, ToolFacts] | None = None, environment: Mapping[str, str] = os.environ
+) -> MCPServer[Any]:
+    """A server with every tool, or with those offered; `environment` says which secrets must not leave."""
+    facts = collect_tools() if offered is None else offered
     tools = {name: build_tool(name, fact) for name, fact in facts.items()}
     with _plain_logging():
         return MCPServer(

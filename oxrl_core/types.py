@@ -1,7 +1,7 @@
 """The nouns that cross room borders. Torch is named here for the type checker alone.
 
 Shapes: B sequences, T tokens, V vocabulary, G group, P prompts. Every (B, T) tensor is token-aligned: column t speaks
-about token t of the row, so the log-prob in column t is log p(token t | tokens before t), and column 0 is always masked.
+about token t of the row: the log-prob in column t is log p(token t | tokens before t), and column 0 is always masked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Score:
-    """One verdict of a reward. A value counts only with status "ok" or "no_answer"; an error is never a zero in disguise."""
+    """A reward's verdict. Its value counts with status "ok" or "no_answer": an error is never a zero in disguise."""
 
     value: float
     status: ScoreStatus = "ok"

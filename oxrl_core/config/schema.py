@@ -57,11 +57,11 @@ class LoraConfig(Section):
 
 class ModelConfig(Section):
     path: Annotated[str, Field(min_length=1)]
-    """A local folder, a hub id, `miniature:chars`, `miniature:<registry name>` or `run:<run id>` (its final weights)."""
+    """A local folder, a hub id, `miniature:chars`, `miniature:<registry name>` or `run:<id>` (its final weights)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision; master weights and optimizer state are always float32. `auto`: bfloat16 on a GPU, else float32."""
+    """Compute precision; master weights and optimizer state are always float32. `auto`: bfloat16 on a GPU."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of the trained model."""
     gradient_checkpointing: bool = False
@@ -71,7 +71,7 @@ class ModelConfig(Section):
 
 
 class AlgorithmConfig(BaseModel):
-    """The loss and its switches. Keys that are not listed here are parameters of the loss itself (`clip_low`, `beta`, ...)."""
+    """The loss and its switches. Keys that are not listed here are parameters of the loss itself (`clip_low`, ...)."""
 
     model_config = ConfigDict(
         frozen=True, extra="allow", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -80,15 +80,15 @@ class AlgorithmConfig(BaseModel):
     name: str = "sgrpo"
     """Name of the algorithm, or a dotted path `package.module:function` of your own loss."""
     advantage: Literal["group_zscore", "group_centered", "leave_one_out"] = "group_zscore"
-    """How rewards of one prompt's group become advantages: (r - mean) / (std + 1e-4), r - mean, or r - mean of the others."""
+    """How a group's rewards become advantages: (r - mean) / (std + 1e-4), r - mean, or r - mean of the others."""
     advantage_scale: Annotated[float, Field(gt=0)] = 1.0
     """Factor on every advantage."""
     aggregation: Literal["token", "sequence", "constant"] = "token"
-    """Loss of a step: mean over all its tokens, mean of sequence means, or token sum / (sequences x max_completion_tokens)."""
+    """Loss of a step: mean over tokens, mean of sequence means, or token sum / (sequences x max_completion_tokens)."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL to the reference (the initial) policy in the loss; 0 loads no reference at all."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL per token (Schulman 2020); k3 = exp(d) - d - 1 with d = ref_logprobs - logprobs is never negative."""
+    """KL per token (Schulman 2020), d = ref_logprobs - logprobs: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
 
@@ -108,7 +108,7 @@ class DatasetConfig(Section):
     limit: Positive | None = None
     """Use the first rows only."""
     prompt_column: str | None = None
-    """Column of the prompt (text or messages); none: the first of prompt, question, instruction, problem, input, messages."""
+    """Column of the prompt (text or messages); none: prompt, question, instruction, problem, input or messages."""
     completion_column: str | None = None
     """Column of the completion; none: the first of completion, response, output, answer, solution."""
     answer_column: str | None = None
@@ -180,7 +180,7 @@ class RolloutConfig(Section):
     logprob_gap_limit: Annotated[float, Field(gt=0)] | None = None
     """Largest allowed mean |trainer - sampler| log-prob of a step's tokens; none: 1e-4 in float32, 0.05 in bfloat16."""
     fingerprint_limit: Annotated[float, Field(gt=0)] | None = None
-    """Largest allowed |trainer - sampler| log-prob on the probe row after a weight sync; none: 1e-3 in float32, 0.5 in bfloat16."""
+    """Largest allowed |trainer - sampler| log-prob of a probe row after a sync; none: 1e-3 (float32), 0.5 (bfloat16)."""
     record: bool = True
     """Write every rollout of every step to rollouts/step-*.parquet in the run directory."""
 
@@ -197,7 +197,7 @@ class TrainConfig(Section):
     rows_per_step: Positive = 32
     """Supervised: examples of one step, all ranks together."""
     updates_per_step: Positive = 1
-    """RL: optimizer updates on one step's rollouts; above 1 the old log-probs are computed first and the ratio clips."""
+    """RL: optimizer updates among which a step's rollouts are divided; above 1 the ratio to the old policy clips."""
     micro_batch_tokens: Positive = 8192
     """Most tokens (padding included) of one forward pass on one rank; longer rows go alone."""
     lr: Annotated[float, Field(gt=0)] = 1e-6

@@ -1,4 +1,4 @@
-"""YAML as people mean it: line numbers kept, duplicate keys refused, 1e-6 a number, and `no`, `on` and dates plain words."""
+"""YAML as people mean it: line numbers kept, duplicate keys refused, 1e-6 a number, `no` and `on` and dates words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -65,7 +67,7 @@ def read_mapping(text: str, label: str) -> Document:
             )
         lines: dict[str, int] = {}
         _note_lines(root, "", lines, label, depth=0)
-        value: Any = yaml.load(text, Loader=_Loader)  # noqa: S506  (_Loader is a SafeLoader)
+        value: Any = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except yaml.YAMLError as error:
         raise _syntax_error(error, label) from None
     except ValueError as error:  # a number that Python cannot hold, an odd escape
@@ -76,7 +78,7 @@ def read_mapping(text: str, label: str) -> Document:
 def read_value(text: str, label: str) -> Any:
     """The value that a YAML fragment stands for, as in `train.lr=1e-6`."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (_Loader is a SafeLoader)
+        return yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except (yaml.YAMLError, ValueError) as error:
         reason = getattr(error, "problem", None) or str(error)
         raise ConfigError(

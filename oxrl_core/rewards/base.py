@@ -9,6 +9,7 @@ threads. They isolate against hanging and crashing, not against malice.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import pickle
@@ -19,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Pipe, wait
 from typing import Any, TypeVar
 
 from oxrl_core.discover import Catalogue, Function, summary_of
@@ -114,35 +115,34 @@ class _Worker:
     """One process that scores chunks of rollouts and answers one verdict at a time."""
 
     def __init__(self, reward: Reward) -> None:
-        self.connection: Connection
-        self.connection, theirs = Pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "oxrl_core.rewards.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        theirs.close()
-        self.pending: list[int] = []  # rollouts sent and not yet answered, in the order of the answers
         try:
             message = pickle.dumps(reward)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            self.close()
             raise RewardError(
                 f"the reward's function cannot be named from another process: {error}",
                 where=f"reward.name = {reward.name}",
                 next_step="define it at the top level of a module and name it package.module:function",
             ) from error
-        self.connection.send_bytes(message)
+        self.connection, theirs = Pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "oxrl_core.rewards.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a reward prints belongs to the log, beside the errors
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        theirs.close()
+        self.pending: list[int] = []  # rollouts sent and not yet answered, in the order of the answers
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once: the first receive says so
+            self.connection.send_bytes(message)
 
     def wait_until_ready(self, reward: Reward) -> None:
         """Returns once the reward is imported."""
-        answer = "no answer within %.0f s" % START_SECONDS
+        answer = f"no answer within {START_SECONDS:.0f} s"
         if self.connection.poll(START_SECONDS):
             try:
                 answer = self.connection.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 answer = f"its process ended with exit code {self.process.wait(timeout=10)}"
         if answer is not None:
             self.close()
@@ -189,35 +189,43 @@ class _Pool:
         waiting = deque(range(len(rollouts)))
         num_workers = min(MAX_WORKERS, os.cpu_count() or 1, -(-len(rollouts) // CHUNK))
         self.start(num_workers)
-        deadline = time.monotonic() + timeout_seconds
+        try:
+            self._collect(rollouts, scores, waiting, time.monotonic() + timeout_seconds)
+        finally:
+            # A worker that still owes verdicts hangs, or was interrupted: the next step must not read its answers.
+            for worker in [worker for worker in self.workers if worker.pending]:
+                self.drop(worker)
+        late = Score(math.nan, "timeout", detail=f"no verdict within {timeout_seconds:g} s")
+        return [late if score is None else score for score in scores]
+
+    def _collect(
+        self, rollouts: Sequence[Rollout], scores: list[Score | None], waiting: deque[int], deadline: float
+    ) -> None:
+        """Fills in verdicts until all are there or the deadline has passed."""
         while True:
             for worker in self.workers:
                 if waiting and not worker.pending:
                     self._send(worker, [waiting.popleft() for _ in range(min(CHUNK, len(waiting)))], rollouts, deadline)
-            busy = {worker.connection: worker for worker in self.workers if worker.pending}
+            busy = [worker for worker in self.workers if worker.pending]
             seconds = deadline - time.monotonic()
-            ready = wait(list(busy), timeout=seconds) if busy and seconds > 0 else []
-            if not ready:
-                break  # all is judged, or the deadline has passed
-            for connection in ready:
-                worker = busy[connection]  # type: ignore[index]  # wait() returns the very objects it was given
+            if not busy or seconds <= 0:
+                return
+            ready = wait([worker.connection for worker in busy], timeout=seconds)
+            for worker in busy:
+                if worker.connection not in ready:
+                    continue
                 try:
                     scores[worker.pending[0]] = worker.connection.recv()
                     worker.pending.pop(0)
                 except (EOFError, OSError):
                     self._replace(worker, scores, waiting)
-        for worker in [worker for worker in self.workers if worker.pending]:
-            self.drop(worker)  # it hangs: the next step gets a new one
-        late = Score(math.nan, "timeout", detail=f"no verdict within {timeout_seconds:g} s")
-        return [late if score is None else score for score in scores]
 
     def _send(self, worker: _Worker, chunk: list[int], rollouts: Sequence[Rollout], deadline: float) -> None:
         worker.pending = chunk
         seconds = max(deadline - time.monotonic(), 0.0)
         try:
-            worker.connection.send((seconds, [rollouts[index] for index in chunk]))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died while idle: the next receive says so
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: the next receive says so
+                worker.connection.send((seconds, [rollouts[index] for index in chunk]))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise RewardError(
                 f"a rollout's row holds something that cannot be sent to the reward's process: {error}",
@@ -233,13 +241,6 @@ class _Pool:
         waiting.extendleft(reversed(innocent))
         self.drop(worker)
         self.start(len(self.workers) + 1)
-
-
-def _has_descriptor(stream: Any) -> bool:
-    try:
-        return stream.fileno() >= 0
-    except (AttributeError, OSError, ValueError):
-        return False
 
 
 _pools: dict[str, _Pool] = {}

@@ -11,19 +11,21 @@ from oxrl_core.types import Rollout, Score
 MARK = "####"  # GSM8K's solutions name their result after it
 TOLERANCE = 1e-5
 
-# A minus after a digit, a letter or a bracket subtracts ("5-3"); elsewhere it is a sign. A point or comma counts only
-# with digits behind it, so that "72." and "1, 2" hold 72, 1 and 2. Every branch is linear in the text.
-NUMBER = re.compile(r"((?<![0-9A-Za-z).])[-\u2212])?\s?\$?([-\u2212])?([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)?(\.[0-9]+)?")
+# A minus after a digit, a letter, a bracket or a point subtracts ("5-3"); elsewhere it is a sign. A point or comma counts
+# only with digits behind it, so that "72." and "1, 2" hold 72, 1 and 2. Linear in the text: no nested repetition.
+NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z).])(?P<sign>[-+\u2212]\$?|\$[-\u2212]|\$))?"
+    r"(?P<size>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+)
 
 
 def numbers(text: str) -> list[float]:
     """Every number of a text, in order."""
     found: list[float] = []
     for match in NUMBER.finditer(text):
-        before, after, whole, fraction = match.groups()
-        if whole or fraction:
-            size = float((whole or "0").replace(",", "") + (fraction or ""))
-            found.append(-size if before or after else size)
+        size = float(match["size"].replace(",", ""))
+        sign = match["sign"] or ""
+        found.append(-size if "-" in sign or "\u2212" in sign else size)
     return found
 
 
@@ -55,6 +57,7 @@ def gsm8k(rollout: Rollout) -> Score:
 def default(rollout: Rollout) -> Score:
     """`gsm8k` where the reference is a number or a solution with `####`, else `exact`."""
     answer = reference(rollout)
-    if MARK in answer or NUMBER.fullmatch(answer):
+    code = answer[0] == "0" and answer[1:2].isdigit()  # "024" is three characters, not 24
+    if MARK in answer or (NUMBER.fullmatch(answer) and not code):
         return gsm8k(rollout)
     return Score(exact(rollout))

@@ -21,17 +21,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from oxrl_core.errors import MachineError
-
-Group = Literal["system", "gpu", "packages", "traps", "access", "deep"]
+from oxrl_core.runs.rundir import oxrl_home
+from oxrl_core.runs.views import EnvironmentItem, EnvironmentReport
 
 DEEP_CHECK_MODULE = "oxrl_core.train.deep_check"  # spawned by name: it imports torch
 # Several times what it took on two CPU cores: Ray 9 s, DeepSpeed 11 s, vLLM 38 s.
@@ -39,52 +39,6 @@ DEEP_DEADLINE_SECONDS: dict[str, float] = {"ray": 180.0, "deepspeed": 180.0, "vl
 MIN_MEMORY_GIB = 4.0  # the demo's driver, learner and sampler together take about 3
 MIN_DISK_GIB = 2.0  # checkpoints and rollouts of the demo are small; the venv is there already
 ENVIRONMENT_SCRIPT = "./bootstrap.sh"
-
-
-class EnvironmentItem(BaseModel):
-    """One thing that was looked at."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    group: Group
-    """Part of the report."""
-    name: str
-    """What was looked at."""
-    value: str
-    """What was found."""
-    ok: bool = True
-    """Whether it is as it should be."""
-    needed: bool = False
-    """Whether training fails without it."""
-    fix: str = ""
-    """What to do about it, where it is not ok."""
-    remedy: list[str] = []
-    """The command that `--fix` runs for it; empty where only a person should decide."""
-
-
-class EnvironmentReport(BaseModel):
-    """Everything that was looked at; ok when nothing that is needed is broken."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    ok: bool
-    """Whether nothing that is needed is broken."""
-    profile: str
-    """The stack that is installed: gpu, cpu, train (no vLLM) or core (no training)."""
-    items: list[EnvironmentItem]
-    """Everything that was looked at."""
-    next: str = ""
-    """The next step."""
-
-    @property
-    def broken(self) -> list[EnvironmentItem]:
-        """What is needed and not ok."""
-        return [item for item in self.items if item.needed and not item.ok]
-
-    @property
-    def remedies(self) -> list[EnvironmentItem]:
-        """What `--fix` can mend by itself."""
-        return [item for item in self.items if not item.ok and item.remedy]
 
 
 class Gpu(BaseModel):
@@ -433,8 +387,6 @@ def _has_token_file() -> bool:
 
 def _check_home() -> EnvironmentItem:
     """Whether the home of the runs exists, can be written, and has room."""
-    from oxrl_core.runs.rundir import oxrl_home
-
     home = oxrl_home()
     if not home.exists():
         above = next(folder for folder in home.parents if folder.exists())

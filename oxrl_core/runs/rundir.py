@@ -124,6 +124,7 @@ class RunDir:
         self._phase_since = 0.0
         self._last_step: tuple[int, float] | None = None
         self._step_seconds: deque[float] = deque(maxlen=20)
+        self._metrics: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -252,8 +253,6 @@ class RunDir:
             self._metrics = _finite(metrics)
         record["metrics"] = self._metrics
         write_json(self.path / "progress.json", record)
-
-    _metrics: dict[str, Any] = {}
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add one row to metrics.jsonl. A value that is not finite is written as null, which is how JSON can say it."""
@@ -564,14 +563,14 @@ def _disk_error(error: OSError, where: Path) -> MachineError:
 def _whole_lines_size(path: Path) -> int:
     try:
         with open(path, "rb") as file:
-            size = end = os.fstat(file.fileno()).st_size
+            end = os.fstat(file.fileno()).st_size
             while end > 0:
                 start = max(0, end - 4096)
                 position = os.pread(file.fileno(), end - start, start).rfind(b"\n")
                 if position >= 0:
                     return start + position + 1
                 end = start
-            return 0 if size else 0
+            return 0
     except OSError:
         return 0
 
@@ -589,7 +588,7 @@ def _read_tail(descriptor: int, size: int, lines: int, grep: str) -> LogChunk:
         block = os.pread(descriptor, start - block_start, block_start) + rest
         start = block_start
         pieces = block.split(b"\n")
-        rest = pieces.pop(0) if start > 0 else b""
+        rest = pieces.pop(0)[-_LOG_BLOCK:] if start > 0 else b""  # of an endless line its end is enough
         for piece in reversed(pieces):
             if piece and len(found) < lines:
                 line = _decode(piece)

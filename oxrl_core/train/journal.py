@@ -20,7 +20,7 @@ SHOWN = ("reward/mean", "eval/reward", "eval/accuracy", "eval/loss", "loss", "en
 
 
 class Journal:
-    """The only writer of a run's metrics, rollouts and checkpoints. Under torchrun every rank holds one, rank 0 writes."""
+    """The only writer of a run's metrics, rollouts and checkpoints. Every rank of torchrun holds one; rank 0 writes."""
 
     def __init__(self, run: RunDir, config: Config, parts: Parts) -> None:
         self.run = run

@@ -111,7 +111,7 @@ class LearnerWorker:
         return {"eval/loss": total / max(tokens, 1.0)}
 
     def _batches(self, examples: list[Example]) -> list[Any]:
-        """Micro-batches within the token budget: packed rows where this architecture keeps examples apart, else padded."""
+        """Micro-batches within the token budget: packed where this architecture keeps examples apart, else padded."""
         from oxrl_core.data.collate import collate_examples
         from oxrl_core.data.pack import pack, token_budget
         from oxrl_core.train.step import max_over_ranks
@@ -213,7 +213,9 @@ class Learner:
 
     def export_weights(self) -> Any:
         """A handle to rank 0's weights, to be handed to the sampler; they never pass through the controller."""
-        return [self.group.submit("export_weights", worker=rank) for rank in range(self.group.size)][0]
+        # Every rank must take part: sharded weights are gathered from all of them.
+        handles = [self.group.submit("export_weights", worker=rank) for rank in range(self.group.size)]
+        return handles[0]
 
     def save(self, folder: Path) -> None:
         """Every rank writes its share."""

@@ -108,7 +108,7 @@ def regularizers(signals: Tokens, objective: Objective) -> Tensor | float:
 
 
 def kl_per_token(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
-    """Estimate of KL(policy || reference) from the sampled token, (B, T). Schulman 2020, "Approximating KL divergence"."""
+    """Estimate of KL(policy || reference) from the sampled token, (B, T); Schulman 2020, "Approximating KL"."""
     d = ref_logprobs - logprobs
     if estimator == "k1":
         return -d

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 
 class TorchrunGroup:
-    """The training workers of a torchrun job as this process sees them: one is here, the others do the same elsewhere."""
+    """The training workers of a torchrun job as this process sees them: one is here, the others run the same loop."""
 
     def __init__(self, worker: Any, rank: int, world_size: int) -> None:
         self.worker = worker

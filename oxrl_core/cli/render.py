@@ -1,0 +1,373 @@
+"""Everything that the command line says: one result object, four renderings.
+
+human: tables and colours, for a terminal. agent: dense plain text, for a pipe or a coding agent. json: the object
+itself. quiet: identifiers only. rich is imported for the first one alone.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, cast
+
+from oxrl_core.errors import OxrlError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+# Set by coding agents in the shells they open.
+AGENT_VARIABLES = ("CLAUDECODE", "GEMINI_CLI", "CODEX_SANDBOX", "AI_AGENT")
+MAX_WIDTH = 120  # longer lines are hard to read, however wide the terminal
+SPARKS = "▁▂▃▄▅▆▇█"
+STATE_STYLES = {
+    "finished": "green",
+    **dict.fromkeys(("running", "starting"), "cyan"),
+    **dict.fromkeys(("stopping", "stopped", "stalled", "warning"), "yellow"),
+    **dict.fromkeys(("failed", "lost", "orphaned", "error"), "red"),
+}
+IDENTIFIERS = ("run_id", "name", "key", "path", "code")  # what `quiet` shows of a thing: the first that it has
+LIST_FIELDS = ("runs", "items", "rows", "entries", "problems", "lines")
+
+Draw = Callable[[Any], Iterable[Any]]  # a result -> what rich prints
+
+
+class Format(StrEnum):
+    auto = "auto"
+    human = "human"
+    agent = "agent"
+    json = "json"
+    quiet = "quiet"
+
+
+def is_terminal() -> bool:
+    """Whether a person sees standard output."""
+    return sys.stdout.isatty()
+
+
+def resolve_format(asked: Format, environment: Mapping[str, str] | None = None) -> Format:
+    """The rendering that `auto` stands for: human on a person's terminal, agent anywhere else."""
+    if asked is not Format.auto:
+        return asked
+    environment = os.environ if environment is None else environment
+    by_agent = any(environment.get(name) for name in AGENT_VARIABLES)
+    return Format.human if is_terminal() and not by_agent else Format.agent
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's results go, and how they look."""
+
+    format: Format = Format.agent
+
+    def show(self, result: BaseModel, draw: Draw | None = None) -> None:
+        """Prints a result in the chosen rendering."""
+        if self.format is Format.json:
+            self.write(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False))
+            return
+        value = result.model_dump(mode="json", exclude_none=True)
+        if self.format is Format.quiet:
+            self.write("\n".join(identifiers(value)))
+        elif self.format is Format.human:
+            self.write(drawn((draw or draw_anything)(result if draw else value)))
+        else:
+            self.write(agent_text(value))
+
+    def text(self, text: str) -> None:
+        """Prints prose or a document; in JSON it is {"text": ...}."""
+        self.write(json.dumps({"text": text}, ensure_ascii=False) if self.format is Format.json else text)
+
+    def note(self, text: str) -> None:
+        """Says something beside the result, on standard error, where it disturbs no pipe."""
+        if self.format not in (Format.quiet, Format.json):
+            _write(sys.stderr, text)
+
+    def error(self, error: OxrlError) -> None:
+        """Says what went wrong, where, and what to do next, in one screen on standard error."""
+        if self.format is Format.json:
+            _write(sys.stderr, json.dumps({"error": error.as_dict()}, ensure_ascii=False))
+            return
+        head = f"{error.where}: {error.what}" if error.where else error.what
+        if self.format is Format.human and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            from rich.text import Text
+
+            lines: list[Any] = [Text.assemble(("error ", "bold red"), _screen(head))]
+            if error.next_step:
+                lines.append(Text.assemble(("next  ", "bold"), error.next_step))
+            _write(sys.stderr, drawn(lines, color=True))
+            return
+        _write(sys.stderr, f"error: {_screen(head)}" + (f"\nnext: {error.next_step}" if error.next_step else ""))
+
+    def write(self, text: str) -> None:
+        """Prints text; a reader that has left (`| head`) ends the command without a complaint."""
+        _write(sys.stdout, text)
+
+
+def _write(stream: Any, text: str) -> None:
+    if not text:
+        return
+    try:
+        stream.write(text if text.endswith("\n") else text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more while it ends; give it a place where that cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(0) from None
+
+
+def _screen(text: str, lines: int = 16) -> str:
+    """At most one screen of a message."""
+    rows = text.splitlines()
+    return text if len(rows) <= lines else "\n".join([*rows[:lines], f"... ({len(rows) - lines} more lines)"])
+
+
+# ---------------------------------------------------------------- plain values
+
+
+def number(value: object) -> str:
+    """A value as short text: four significant digits, no trailing zeros."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def ago(moment: float | None) -> str:
+    """A Unix time as its distance from now."""
+    return "-" if moment is None else f"{duration(max(0.0, time.time() - moment))} ago"
+
+
+def sparkline(values: Sequence[float | None], width: int = 32) -> str:
+    """The course of a metric in one line; neighbours are averaged where there are more values than columns."""
+    numbers = [value for value in values if value is not None and value == value]
+    if not numbers:
+        return ""
+    if len(numbers) > width:
+        edges = [index * len(numbers) // width for index in range(width + 1)]
+        parts = [numbers[start:end] for start, end in itertools.pairwise(edges)]
+        numbers = [sum(part) / len(part) for part in parts]
+    low, high = min(numbers), max(numbers)
+    if high == low:
+        return SPARKS[3] * len(numbers)
+    return "".join(SPARKS[min(7, int((value - low) / (high - low) * 8))] for value in numbers)
+
+
+def identifiers(value: Any) -> list[str]:
+    """What `quiet` shows: one identifier per thing."""
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[str, Any]", value)
+        for field in LIST_FIELDS:
+            if isinstance(mapping.get(field), list):
+                return [line for item in mapping[field] for line in identifiers(item)]
+        return next(([str(mapping[name])] for name in IDENTIFIERS if mapping.get(name)), [])
+    if isinstance(value, list):
+        return ["\t".join(number(cell) for cell in cast("list[Any]", value))]
+    return [str(value)]
+
+
+# ---------------------------------------------------------------- agent
+
+
+def agent_text(value: Mapping[str, Any]) -> str:
+    """A result as dense text: short values on one line, prose and tables below. What is empty is left out."""
+    if "columns" in value and "rows" in value:
+        head = {name: item for name, item in value.items() if name not in ("columns", "rows")}
+        table = ["|".join(value["columns"]), *("|".join(number(cell) for cell in row) for row in value["rows"])]
+        return "\n".join(part for part in (agent_text(head), *table) if part)
+    short: list[str] = []
+    below: list[str] = []
+    for name, item in value.items():
+        if item in (None, "", [], {}):
+            continue
+        if isinstance(item, dict):
+            below += _agent_mapping(name, cast("dict[str, Any]", item))
+        elif isinstance(item, list):
+            below += _agent_list(name, cast("list[Any]", item))
+        elif isinstance(item, str) and (" " in item or "\n" in item):
+            below.append(f"{name}: {item}")
+        else:
+            short.append(f"{name}={number(item)}")
+    return "\n".join([*([" ".join(short)] if short else []), *below])
+
+
+def _agent_mapping(name: str, item: dict[str, Any]) -> list[str]:
+    flat = all(not isinstance(part, (dict, list)) for part in item.values())
+    if flat and not any(isinstance(part, str) and " " in part for part in item.values()):
+        return [f"{name}: " + " ".join(f"{key}={number(part)}" for key, part in item.items() if part is not None)]
+    return [f"{name}:", *("  " + line for line in agent_text(item).splitlines())]
+
+
+def _agent_list(name: str, items: list[Any]) -> list[str]:
+    if all(isinstance(item, dict) for item in items):
+        rows = cast("list[dict[str, Any]]", items)
+        # Columns that are empty everywhere say nothing.
+        columns = [
+            key
+            for key in dict.fromkeys(key for row in rows for key in row)
+            if any(_filled(row.get(key)) for row in rows)
+        ]
+        lines = [f"{name}[{len(rows)}] " + "|".join(columns)]
+        return lines + ["  " + "|".join(_agent_cell(row.get(column)) for column in columns) for row in rows]
+    if any(isinstance(item, str) and (" " in item or len(item) > 60) for item in items):
+        return [f"{name}[{len(items)}]", *("  " + str(item) for item in items)]
+    return [f"{name}: " + ", ".join(number(item) for item in items)]
+
+
+def _filled(value: Any) -> bool:
+    return value is not None and value != "" and value != [] and value != {}
+
+
+def _agent_cell(value: Any) -> str:
+    if not _filled(value):
+        return ""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_agent_cell(part)}" for key, part in cast("dict[str, Any]", value).items())
+    if isinstance(value, list):
+        return ",".join(_agent_cell(part) for part in cast("list[Any]", value))
+    return number(value).replace("\n", " ")
+
+
+# ---------------------------------------------------------------- human
+
+
+def width() -> int:
+    """Columns to fill: the terminal's, or 80 where there is none."""
+    return min(shutil.get_terminal_size((80, 24)).columns, MAX_WIDTH)
+
+
+def drawn(parts: Iterable[Any], *, color: bool | None = None) -> str:
+    """What rich makes of the parts, as text with colours where a terminal shows them."""
+    from rich.console import Console
+
+    wanted = sys.stdout.isatty() if color is None else color
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=width(), force_terminal=wanted, no_color=True if os.environ.get("NO_COLOR") else None,
+        highlight=False, soft_wrap=False, legacy_windows=False,
+    )  # fmt: skip
+    for part in parts:
+        console.print(part, markup=False)
+    # Trailing blanks of tables double the size of a copied screen.
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def table(*columns: str, title: str = "", right: Sequence[str] = (), narrow: Sequence[str] = ()) -> Any:
+    """An empty table in the house style."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in narrow or None
+        )
+    return made
+
+
+def styled(text: str, style: str = "") -> Any:
+    """Text that is shown as it is: brackets in it are no markup."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def pairs(rows: Iterable[tuple[str, Any]]) -> Any:
+    """Names and values in two columns."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, styled(value) if isinstance(value, str) else value)
+    return grid
+
+
+def draw_anything(value: Mapping[str, Any]) -> Iterable[Any]:
+    """Any result for a person: its values, then its lists as tables."""
+    if "columns" in value and "rows" in value:
+        made = table(*value["columns"], right=value["columns"])
+        for row in value["rows"]:
+            made.add_row(*(styled(number(cell)) for cell in row))
+        yield made
+        value = {name: item for name, item in value.items() if name not in ("columns", "rows")}
+    plain = [(name, item) for name, item in value.items() if not isinstance(item, list) and _filled(item)]
+    if plain:
+        yield pairs((name.replace("_", " "), _agent_cell(item)) for name, item in plain)
+    for name, item in value.items():
+        if not isinstance(item, list) or not item:
+            continue
+        items = cast("list[Any]", item)
+        if all(isinstance(entry, dict) for entry in items):
+            rows = cast("list[dict[str, Any]]", items)
+            columns = [
+                key
+                for key in dict.fromkeys(key for row in rows for key in row)
+                if any(_filled(row.get(key)) for row in rows)
+            ]
+            made = table(*columns, title=name.replace("_", " "))
+            for row in rows:
+                made.add_row(*(styled(_agent_cell(row.get(column))) for column in columns))
+            yield made
+        else:
+            yield styled(name.replace("_", " "), "bold")
+            yield from (styled(f"  {entry}") for entry in items)
+
+
+def next_line(text: str) -> Any:
+    """The next step, set off from the result."""
+    from rich.text import Text
+
+    return Text.assemble(("next  ", "bold"), text)
+
+
+def state_text(state: str) -> Any:
+    """A state in its colour."""
+    return styled(state, STATE_STYLES.get(state, ""))
+
+
+def draw_environment(report: Any) -> Iterable[Any]:
+    """The doctor's report: every finding with a mark, what is wrong with its fix."""
+    for group in dict.fromkeys(item.group for item in report.items):
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=1)
+        grid.add_column(no_wrap=True, min_width=16)
+        grid.add_column(overflow="fold")
+        for item in (item for item in report.items if item.group == group):
+            mark, style = ("✔", "green") if item.ok else ("✘", "bold red") if item.needed else ("!", "yellow")
+            grid.add_row(styled(mark, style), item.name, styled(item.value))
+            if not item.ok and item.fix:
+                grid.add_row("", "", styled(f"fix: {item.fix}", style))
+        yield styled(group, "bold")
+        yield grid
+        yield ""
+    broken = sum(item.needed and not item.ok for item in report.items)
+    if broken:
+        yield styled(f"{broken} thing(s) that training needs are broken.", "bold red")
+    else:
+        yield styled(f"Ready to train (profile {report.profile}).", "bold green")
+    yield next_line(report.next)

@@ -1,0 +1,1 @@
+"""From rows to tensors: rendering, packing, collating, and the order of rows."""

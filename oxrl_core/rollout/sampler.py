@@ -1,0 +1,115 @@
+"""All sampler workers as one object. What it draws does not depend on how many they are or where they stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from oxrl_core.errors import StalePolicyError
+from oxrl_core.types import Prompt, Rollout
+
+if TYPE_CHECKING:
+    from oxrl_core.config.schema import Config
+    from oxrl_core.rollout.worker import Completion
+    from oxrl_core.train.placement import WorkerGroup
+
+
+class Sampler:
+    """The workers that draw rollouts, and the version of the policy that they hold."""
+
+    def __init__(self, group: WorkerGroup, config: Config, decode: Callable[[list[int]], str] | None = None) -> None:
+        """`decode` turns completion tokens into `Rollout.text`; without it the text stays empty."""
+        self.group = group
+        self.seed = config.run.seed
+        self.decode = decode
+        self.policy_version = 0  # the model folder holds the weights before the first step
+
+    def ready(self) -> list[dict[str, Any]]:
+        """What each worker is, once all are loaded."""
+        return self.group.call("ready")
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        group_size: int,
+        temperature: float,
+        max_tokens: int,
+        step: int,
+        greedy: bool = False,
+    ) -> list[Rollout]:
+        """The rollouts of a step, prompt by prompt, `group_size` of each; all drawn by one version of the policy."""
+        if not prompts:
+            return []
+        samples: list[tuple[Prompt, int, int]] = []  # prompt, sample index, seed
+        times_seen: Counter[str] = Counter()
+        for prompt in prompts:
+            # A prompt that occurs twice in a step continues its seeds: the same group twice would teach nothing.
+            first = times_seen[prompt.id]
+            times_seen[prompt.id] += group_size
+            for index in range(group_size):
+                samples.append((prompt, index, sample_seed(self.seed, step, prompt.id, first + index)))
+        # Contiguous shares: a prompt's group mostly stays on one worker, which reads the prompt once.
+        shares = [samples[start:end] for start, end in _even_cuts(len(samples), self.group.size)]
+        arguments = [
+            ([prompt.token_ids for prompt, _, _ in share], [seed for *_, seed in share], temperature, max_tokens, greedy)
+            for share in shares
+        ]
+        answers: list[list[Completion]] = self.group.call_each("generate", arguments)
+        completions = [completion for answer in answers for completion in answer]
+        rollouts = [
+            Rollout(
+                prompt=prompt,
+                sample_index=index,
+                token_ids=completion.token_ids,
+                rollout_logprobs=completion.logprobs,
+                finish_reason=completion.finish_reason,
+                policy_version=completion.policy_version,
+                seed=seed,
+                text=self.decode(completion.token_ids) if self.decode else "",
+            )
+            for (prompt, index, seed), completion in zip(samples, completions, strict=True)
+        ]
+        versions = {rollout.policy_version for rollout in rollouts}
+        if versions != {self.policy_version}:
+            raise StalePolicyError(
+                f"workers drew with versions {sorted(versions)} of the policy, not with {self.policy_version} alone",
+                where=f"step {step}",
+                next_step="a worker missed a weight sync; see the sampler logs and start the run again, it resumes",
+            )
+        return rollouts
+
+    def load_weights(self, handle: Any, version: int) -> None:
+        """Gives every worker the weights behind the handle of `submit`; they never pass through the controller."""
+        self.group.call("load_weights", handle, version)
+        self.policy_version = version
+
+    def probe(self, token_ids: Sequence[int]) -> list[list[float]]:
+        """Per worker: the log-prob of each token of a fixed row at temperature 1; 0 for the first."""
+        return self.group.call("probe", list(token_ids))
+
+    def sleep(self, level: int = 1) -> None:
+        """Gives the GPUs to the learner; does nothing where they are not shared."""
+        self.group.call("sleep", level)
+
+    def wake(self) -> None:
+        """Takes the GPUs again."""
+        self.group.call("wake")
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self.group.close()
+
+
+def sample_seed(run_seed: int, step: int, prompt_id: str, sample_index: int) -> int:
+    """The seed of one sample (63 bits): the same on every machine and with any placement."""
+    key = json.dumps([run_seed, step, prompt_id, sample_index]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+
+
+def _even_cuts(count: int, num_parts: int) -> list[tuple[int, int]]:
+    """Borders of contiguous parts whose sizes differ by at most one."""
+    return [(count * part // num_parts, count * (part + 1) // num_parts) for part in range(num_parts)]
