@@ -1,6 +1,6 @@
-"""The operations that the command line, the MCP server and Python callers share. Each returns a view or raises OxrlError.
+"""The operations that command line, MCP server and Python callers share. Each returns a view or raises OxrlError.
 
-Nothing here trains: a launch starts a detached supervisor, and everything else reads or signals through the run directory.
+Nothing here trains: a launch starts a detached supervisor, everything else reads or signals through the run directory.
 `home` is the folder of all runs; None means $OXRL_HOME or ~/.oxrl.
 """
 
@@ -23,8 +23,8 @@ from oxrl_core.runs.views import (
     ErrorView,
     LaunchResult,
     LogView,
-    MetricsView,
     MetricSummary,
+    MetricsView,
     NeedsView,
     ProblemView,
     RunList,
@@ -260,7 +260,7 @@ def follow(run_id: str, *, refresh_seconds: float = 1.0, home: Path | None = Non
 
 
 def stop_run(run_id: str, *, reason: str = "", force: bool = False, home: Path | None = None) -> RunView:
-    """The run after its last process has left. Blocks for at most its grace and some seconds; a second call is harmless.
+    """The run after its last process has left. Blocks for its grace and a few seconds at most; harmless when repeated.
 
     The driver is asked to save a checkpoint and leave; `force` gives it no time for that.
     """
@@ -347,7 +347,9 @@ def _parse_cursor(cursor: str) -> _Seen:
         state, step, events_size, phase = cursor.split("/", 3)
         return _Seen(state, phase, int(step), int(events_size))
     except ValueError:
-        raise ConfigError(f"{cursor!r} is not a cursor of a run", "cursor", "leave it out, or pass one as given") from None
+        raise ConfigError(
+            f"{cursor!r} is not a cursor of a run", "cursor", "leave it out, or pass one as given"
+        ) from None
 
 
 def _is_news(view: RunView, seen: _Seen, until: Until) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,8 @@ from oxrl_core.errors import DataError, MachineError
 from oxrl_core.models.load import load_tokenizer, resolve_model
 from oxrl_core.rewards.base import Reward, get_reward
 from oxrl_core.rollout.sampler import Sampler
+from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
+from oxrl_core.rollout.worker import window
 from oxrl_core.train.learner import Learner, LearnerWorker
 from oxrl_core.train.placement import Cluster, WorkerGroup, check_placement, start_group
 from oxrl_core.train.torchrun import TorchrunGroup
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from oxrl_core.runs.rundir import RunDir
 
 T = TypeVar("T")
-PROBE_TOKENS = 24  # enough to visit many rows of the embedding and the head, short enough to cost nothing
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Parts:
     total_steps: int
     model_folder: Path
     cluster: Cluster | None
+    stream: RenderedStream[Any]  # of prompts or examples
 
     def is_evaluation_due(self, step: int) -> bool:
         """Every `eval_every` steps, and after the last one."""
@@ -60,7 +62,6 @@ class Parts:
 class SlParts(Parts):
     """What the supervised loop takes."""
 
-    examples: RenderedStream[Example]
     eval_examples: list[Example]
 
 
@@ -69,7 +70,6 @@ class RlParts(Parts):
     """What the RL loop takes."""
 
     sampler: Sampler
-    prompts: RenderedStream[Prompt]
     eval_prompts: list[Prompt]
     reward: Reward
     advantage: Callable[[Sequence[float]], list[float]]
@@ -105,7 +105,7 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
         total_steps=total_steps,
         model_folder=model_folder,
         cluster=cluster,
-        examples=stream,
+        stream=stream,
         eval_examples=_held_out(config, render),
     )
 
@@ -122,11 +122,10 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
     stream = RenderedStream(_row_stream(config, progress), render)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
     learner = Learner(_start_learner(config, model_folder, total_steps, cluster))
-    sampler = Sampler.start(config, model_folder, tokenizer, cluster)
-    described = learner.ready()
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    sampler = Sampler(_start_sampler(config, model_folder, cluster), config, decode)
+    precision = learner.ready()["precision"]
     sampler.ready()
-    exact = described["precision"] == "float32"
-    rollout = config.rollout
     return RlParts(
         config=config,
         learner=learner,
@@ -134,13 +133,13 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
         model_folder=model_folder,
         cluster=cluster,
         sampler=sampler,
-        prompts=stream,
+        stream=stream,
         eval_prompts=_held_out(config, render),
         reward=get_reward(config.reward.name),
         advantage=ADVANTAGES[config.algorithm.advantage],
-        probe_row=_probe_row(len(tokenizer)),
-        gap_limit=rollout.logprob_gap_limit or (1e-4 if exact else 0.05),
-        fingerprint_limit=rollout.fingerprint_limit or (1e-3 if exact else 0.5),
+        probe_row=probe_row(len(tokenizer), window(config, model_folder)),
+        gap_limit=config.rollout.logprob_gap_limit or GAP_LIMITS[precision],
+        fingerprint_limit=config.rollout.fingerprint_limit or FINGERPRINT_LIMITS[precision],
     )
 
 
@@ -173,6 +172,18 @@ def _start_learner(
     return start_group(LearnerWorker, arguments, config=config, cluster=cluster, name="learner")
 
 
+def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None) -> WorkerGroup:
+    engine = config.rollout.engine
+    if engine == "auto":
+        engine = "vllm" if find_spec("vllm") else "transformers"
+    if engine == "vllm":
+        from oxrl_core.rollout.vllm_worker import VllmWorker as Worker
+    else:
+        from oxrl_core.rollout.hf_worker import TransformersWorker as Worker
+    arguments = [(config, model_folder)] * config.rollout.num_workers
+    return start_group(Worker, arguments, config=config, cluster=cluster, name="sampler")
+
+
 def _row_stream(config: Config, progress: Progress) -> RowStream:
     sources = config.data.train
     rows = [_rows(source, config.run.seed) for source in sources]
@@ -195,9 +206,3 @@ def _total_steps(config: Config, rows_per_epoch: int, rows_per_step: int) -> int
     if config.train.steps is not None:
         return config.train.steps
     return max(1, math.ceil(config.train.epochs * rows_per_epoch / rows_per_step))
-
-
-def _probe_row(vocabulary_size: int) -> list[int]:
-    """The same token ids in every run of a vocabulary."""
-    draw = random.Random(0)
-    return [draw.randrange(vocabulary_size) for _ in range(PROBE_TOKENS)]

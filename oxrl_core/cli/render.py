@@ -23,6 +23,10 @@ from oxrl_core.errors import OxrlError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from oxrl_core.cli.results import Catalogue, FieldList
+    from oxrl_core.config.explain import Explanation
+    from oxrl_core.runs.views import ConfigReport, EnvironmentReport, MetricsView, RunList, RunView
+
 # Set by coding agents in the shells they open.
 AGENT_VARIABLES = ("CLAUDECODE", "GEMINI_CLI", "CODEX_SANDBOX", "AI_AGENT")
 MAX_WIDTH = 120  # longer lines are hard to read, however wide the terminal
@@ -34,7 +38,18 @@ STATE_STYLES = {
     **dict.fromkeys(("failed", "lost", "orphaned", "error"), "red"),
 }
 IDENTIFIERS = ("run_id", "name", "key", "path", "code")  # what `quiet` shows of a thing: the first that it has
-LIST_FIELDS = ("runs", "items", "rows", "entries", "problems", "lines")
+LIST_FIELDS = ("runs", "items", "rows", "entries", "fields", "lines")
+
+# Views name the operation to call now; here is the same as a command.
+COMMANDS = {
+    "launch_run": "oxrl train",
+    "validate_config": "oxrl config validate",
+    "get_run": "oxrl run show {run_id}",
+    "watch_run": "oxrl run watch {run_id}",
+    "read_logs": "oxrl run logs {run_id}",
+    "get_metrics": "oxrl run metrics {run_id}",
+    "stop_run": "oxrl run stop {run_id}",
+}
 
 Draw = Callable[[Any], Iterable[Any]]  # a result -> what rich prints
 
@@ -73,10 +88,12 @@ class Output:
             self.write(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False))
             return
         value = result.model_dump(mode="json", exclude_none=True)
+        if value.get("next") in COMMANDS:
+            value["next"] = command_after(value)
         if self.format is Format.quiet:
             self.write("\n".join(identifiers(value)))
         elif self.format is Format.human:
-            self.write(drawn((draw or draw_anything)(result if draw else value)))
+            self.write(drawn(draw(result) if draw else draw_anything(value)))
         else:
             self.write(agent_text(value))
 
@@ -126,6 +143,11 @@ def _screen(text: str, lines: int = 16) -> str:
     """At most one screen of a message."""
     rows = text.splitlines()
     return text if len(rows) <= lines else "\n".join([*rows[:lines], f"... ({len(rows) - lines} more lines)"])
+
+
+def command_after(view: Mapping[str, Any]) -> str:
+    """The command for the operation that a view names as its next step."""
+    return COMMANDS.get(str(view.get("next")), str(view.get("next") or "")).format(run_id=view.get("run_id", ""))
 
 
 # ---------------------------------------------------------------- plain values
@@ -181,7 +203,7 @@ def identifiers(value: Any) -> list[str]:
         for field in LIST_FIELDS:
             if isinstance(mapping.get(field), list):
                 return [line for item in mapping[field] for line in identifiers(item)]
-        return next(([str(mapping[name])] for name in IDENTIFIERS if mapping.get(name)), [])
+        return [str(mapping[name]) for name in IDENTIFIERS if mapping.get(name)][:1]
     if isinstance(value, list):
         return ["\t".join(number(cell) for cell in cast("list[Any]", value))]
     return [str(value)]
@@ -281,7 +303,7 @@ def table(*columns: str, title: str = "", right: Sequence[str] = (), narrow: Seq
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
         made.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in narrow or None
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in narrow
         )
     return made
 
@@ -348,11 +370,11 @@ def state_text(state: str) -> Any:
     return styled(state, STATE_STYLES.get(state, ""))
 
 
-def draw_environment(report: Any) -> Iterable[Any]:
+def draw_environment(report: EnvironmentReport) -> Iterable[Any]:
     """The doctor's report: every finding with a mark, what is wrong with its fix."""
-    for group in dict.fromkeys(item.group for item in report.items):
-        from rich.table import Table
+    from rich.table import Table
 
+    for group in dict.fromkeys(item.group for item in report.items):
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=1)
         grid.add_column(no_wrap=True, min_width=16)
@@ -360,7 +382,7 @@ def draw_environment(report: Any) -> Iterable[Any]:
         for item in (item for item in report.items if item.group == group):
             mark, style = ("✔", "green") if item.ok else ("✘", "bold red") if item.needed else ("!", "yellow")
             grid.add_row(styled(mark, style), item.name, styled(item.value))
-            if not item.ok and item.fix:
+            if item.fix:
                 grid.add_row("", "", styled(f"fix: {item.fix}", style))
         yield styled(group, "bold")
         yield grid
@@ -371,3 +393,149 @@ def draw_environment(report: Any) -> Iterable[Any]:
     else:
         yield styled(f"Ready to train (profile {report.profile}).", "bold green")
     yield next_line(report.next)
+
+
+def draw_run(view: RunView) -> Iterable[Any]:
+    """One run: where it stands, its newest metrics, its alerts, and what to do next."""
+    from rich.text import Text
+
+    steps = f"{view.step}" + (f" of {view.total_steps}" if view.total_steps else "")
+    if view.progress is not None:
+        steps += f" ({view.progress:.0%})"
+    rows: list[tuple[str, Any]] = [
+        ("run", view.run_id or "(not launched)"),
+        (
+            "state",
+            Text.assemble(state_text(view.state), f", {view.phase}" if view.phase not in ("", view.state) else ""),
+        ),
+        ("step", steps),
+    ]
+    if view.elapsed_seconds is not None:
+        left = f", {duration(view.eta_seconds)} left" if view.eta_seconds is not None else ""
+        rows.append(("time", duration(view.elapsed_seconds) + left))
+    if view.stop_reason:
+        rows.append(("stopped", view.stop_reason))
+    if view.path:
+        rows.append(("folder", view.path))
+    yield pairs(rows)
+    measured = [(name, value) for name, value in view.metrics.items() if name != "step"]
+    if measured:
+        yield ""
+        yield pairs((name, number(value)) for name, value in measured)
+    for alert in view.alerts:
+        yield Text.assemble((f"{alert.level} ", STATE_STYLES[alert.level]), f"{alert.code}: {alert.message}")
+    if view.error is not None:
+        yield ""
+        where = f"{view.error.where}: " if view.error.where else ""
+        yield Text.assemble((f"{view.error.code} ", "bold red"), where + view.error.what)
+        if view.error.next:
+            yield next_line(view.error.next)
+    if view.log_tail:
+        yield styled("last lines of the log", "bold")
+        yield from (styled(f"  {line}", "dim") for line in view.log_tail[-12:])
+    if view.next and view.error is None:
+        yield next_line(command_after({"next": view.next, "run_id": view.run_id}))
+
+
+def draw_runs(listing: RunList) -> Iterable[Any]:
+    """Runs as a table, newest first."""
+    if not listing.runs:
+        yield styled("No runs here yet." if not listing.total else f"None of {listing.total} runs is like that.")
+        yield next_line("oxrl train demo" if not listing.total else "oxrl run list")
+        return
+    made = table(
+        "run",
+        "state",
+        "step",
+        "reward / loss",
+        "time",
+        right=("step", "reward / loss", "time"),
+        narrow=("run", "state"),
+    )
+    for view in listing.runs:
+        value = view.metrics.get("reward/mean", view.metrics.get("loss"))
+        steps = f"{view.step}/{view.total_steps}" if view.total_steps else str(view.step)
+        made.add_row(view.run_id, state_text(view.state), steps, number(value), duration(view.elapsed_seconds))
+    yield made
+    if listing.next_cursor:
+        yield next_line(f"oxrl run list --cursor {listing.next_cursor} ({listing.total} in all)")
+
+
+def draw_metrics(view: MetricsView) -> Iterable[Any]:
+    """The course of every metric, then the rows of those that fit."""
+    steps = table(
+        "metric", "first", "last", "min", "max", "course", right=("first", "last", "min", "max"), narrow=("metric",)
+    )
+    for index, name in enumerate(view.columns):
+        if name == "step":
+            continue
+        summary = view.summary[name]
+        course = sparkline([row[index] for row in view.rows], max(8, width() - 64))
+        cells = (number(value) for value in (summary.first, summary.last, summary.min, summary.max))
+        steps.add_row(name, *cells, course)
+    if not view.rows:
+        yield styled("No metrics yet.")
+        yield next_line(f"oxrl run watch {view.run_id}")
+        return
+    yield steps
+    yield styled(f"{view.total_rows} rows, steps {number(view.rows[0][0])} to {number(view.rows[-1][0])}", "dim")
+
+
+def draw_config_report(report: ConfigReport) -> Iterable[Any]:
+    """Whether a configuration can run, what it takes, and every problem with its next step."""
+    from rich.text import Text
+
+    if report.name:
+        yield pairs([("name", report.name), ("kind", report.kind), ("hash", report.config_hash)])
+    for problem in report.problems:
+        where = f"{problem.where}: " if problem.where else ""
+        style = STATE_STYLES[problem.severity]
+        yield Text.assemble((f"{problem.severity} ", f"bold {style}"), f"{where}{problem.what}")
+        if problem.next:
+            yield Text.assemble(("  next  ", "bold"), problem.next)
+    for note in report.notes:
+        yield Text.assemble(("note ", "dim"), note)
+    if report.needs is not None:
+        needs = report.needs
+        takes = [f"{needs.gpus} GPU(s)"] if needs.gpus else [f"{needs.cpu_workers} CPU worker(s)"]
+        takes += [f"{needs.memory_gib:.3g} GiB memory", f"{needs.disk_gib:.3g} GiB disk"]
+        yield pairs([("takes", ", ".join(takes)), ("does", f"{needs.steps} steps over {needs.num_rows} rows")])
+    yield from (styled(f"  {line}", "dim") for line in report.arithmetic)
+    yield styled("This can run.", "bold green") if report.ok else styled("This cannot run as it is.", "bold red")
+
+
+def draw_explanation(explanation: Explanation) -> Iterable[Any]:
+    """Every value with the layer that set it; values of the default layer are dim."""
+    made = table("key", "value", "from", narrow=("key",))
+    for row in explanation.rows:
+        dim = "dim" if row.layer == "default" else ""
+        made.add_row(styled(row.key, dim), styled(number(row.value), dim or "bold"), styled(row.layer, dim))
+    yield made
+    yield from (styled(line) for line in explanation.arithmetic)
+
+
+def draw_catalogue(catalogue: Catalogue) -> Iterable[Any]:
+    """Names with what they do."""
+    made = table("name", "what", narrow=("name",))
+    for entry in catalogue.entries:
+        made.add_row(styled(entry.name, "bold"), styled(entry.summary))
+        details = [f"{name} = {number(value)}" for name, value in entry.params.items()]
+        if entry.kind:
+            details.insert(0, entry.kind)
+        if entry.paper:
+            details.append(entry.paper)
+        if entry.splits:
+            details.append("splits: " + ", ".join(entry.splits))
+        if details:
+            made.add_row("", styled("; ".join(details), "dim"))
+    yield made
+    if catalogue.next:
+        yield next_line(catalogue.next)
+
+
+def draw_fields(view: FieldList) -> Iterable[Any]:
+    """Configuration keys with type, default and meaning."""
+    made = table("key", "default", "meaning", narrow=("key",))
+    for field in view.fields:
+        made.add_row(styled(field.key, "bold"), styled(field.default), styled(f"{field.description} ({field.type})"))
+    yield made

@@ -47,7 +47,6 @@ SGRPO = Preset(
         Choice("train.updates_per_step", 1, "strictly on-policy: every update has rollouts of its own"),
         Choice("train.weight_decay", 0.0, "the updates are small; decay would pull harder than the gradient"),
         Choice("algorithm.kl_coef", 0.0, "off as in DAPO: no reference model in memory; DeepSeekMath used 0.04"),
-        Choice("data.packing", False, "rollouts are padded rows filled to the token budget"),
     ),
 )
 

@@ -180,7 +180,7 @@ class RolloutConfig(Section):
     logprob_gap_limit: Annotated[float, Field(gt=0)] | None = None
     """Largest allowed mean |trainer - sampler| log-prob of a step's tokens; none: 1e-4 in float32, 0.05 in bfloat16."""
     fingerprint_limit: Annotated[float, Field(gt=0)] | None = None
-    """Largest allowed |trainer - sampler| log-prob of a probe row after a sync; none: 1e-3 (float32), 0.5 (bfloat16)."""
+    """Largest allowed |trainer - sampler| log-prob of a probe row after a sync; none: 1e-3 in float32, 0.5 in bf16."""
     record: bool = True
     """Write every rollout of every step to rollouts/step-*.parquet in the run directory."""
 

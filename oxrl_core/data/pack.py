@@ -9,8 +9,8 @@ from collections.abc import Sequence
 def token_budget(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Micro-batches of row indices, longest first, with rows x longest <= max_tokens; a longer row goes alone.
 
-    Rows of like length share a micro-batch, so little of it is padding; the largest one comes first, so that memory runs
-    out at once or never.
+    Rows of like length share a micro-batch, so little of it is padding; the largest one comes first, so that memory
+    runs out at once or never.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):

@@ -46,7 +46,9 @@ def render_example(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfi
     eos = tokenizer.eos_token_id
     if all(token == eos for token in completion_ids):
         raise DataError(
-            "the completion has 0 trainable tokens", where=row["id"], next_step="remove the row, or give it a completion"
+            "the completion has 0 trainable tokens",
+            where=row["id"],
+            next_step="remove the row, or give it a completion",
         )
     if eos is not None and completion_ids[-1] != eos:
         completion_ids = [*completion_ids, eos]  # else the model never learns to stop

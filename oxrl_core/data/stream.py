@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from oxrl_core.datasets.mixing import MixedRatio
 from oxrl_core.errors import DataError
 from oxrl_core.types import Progress, Row
 
+Item = TypeVar("Item")
+
 
 class RowStream:
-    """An endless stream of (mixed, shuffled) rows. Where it stands is in `progress` alone, so a resume needs no more."""
+    """An endless stream of (mixed, shuffled) rows. Where it stands is in `progress` alone: a resume needs no more."""
 
     def __init__(
         self,
@@ -52,3 +55,38 @@ class RowStream:
             self._order = self.mix.order(self.progress.epoch)
             self._order_epoch = self.progress.epoch
         return self._order
+
+
+class RenderedStream(Generic[Item]):
+    """A row stream seen through a renderer: prompts or examples. Rows that give None are skipped and counted."""
+
+    def __init__(self, rows: RowStream, render: Callable[[Row], Item | None]) -> None:
+        self.rows = rows
+        self.render = render
+        self.num_dropped = 0
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of one epoch, those that are dropped included."""
+        return self.rows.rows_per_epoch
+
+    def take(self, num_items: int) -> list[Item]:
+        """The next items, as many as asked for."""
+        items: list[Item] = []
+        dropped_in_turn = 0
+        while len(items) < num_items:
+            for row in self.rows.take(num_items - len(items)):
+                item = self.render(row)
+                if item is not None:
+                    items.append(item)
+                    dropped_in_turn = 0
+                    continue
+                self.num_dropped += 1
+                dropped_in_turn += 1
+                if dropped_in_turn > 2 * self.rows_per_epoch:  # else a run whose rows are all too long would never end
+                    raise DataError(
+                        f"all rows are too long: {dropped_in_turn} in turn were dropped",
+                        where=f"data.train, last {row['id']}",
+                        next_step="raise data.max_prompt_tokens (RL) or data.max_length (supervised)",
+                    )
+        return items

@@ -88,10 +88,11 @@ def load_rows(source: DatasetConfig, seed: int) -> list[Row]:
     if not rows:
         raise DataError("the dataset has no rows", where=source.name, next_step="check its file and split")
     columns = _columns(source, rows)
-    return [
-        _normalise(row, f"{label}/{source.split}/{index}", columns, places[index] if places else f"{source.name}, row {index}")
-        for index, row in enumerate(rows)
-    ]
+    normalised: list[Row] = []
+    for index, row in enumerate(rows):
+        place = places[index] if places else f"{source.name}, row {index}"
+        normalised.append(_normalise(row, f"{label}/{source.split}/{index}", columns, place))
+    return normalised
 
 
 def _built_in(source: DatasetConfig, seed: int) -> Sequence[Row]:
@@ -142,7 +143,9 @@ def _columns(source: DatasetConfig, rows: Sequence[Row]) -> _Columns:
 def _normalise(row: Row, row_id: str, columns: _Columns, place: str) -> Row:
     if row.get(columns.prompt) is None:
         raise DataError(
-            f"the column {columns.prompt!r} is missing", where=place, next_step="give every row a prompt, or remove the row"
+            f"the column {columns.prompt!r} is missing",
+            where=place,
+            next_step="give every row a prompt, or remove the row",
         )
     prompt = _prompt(row[columns.prompt], columns.prompt, place)
     completion = _completion(row.get(columns.completion) if columns.completion else None, columns.completion, place)
@@ -157,7 +160,8 @@ def _normalise(row: Row, row_id: str, columns: _Columns, place: str) -> Row:
         normalised["completion"] = completion
     answer = row.get(columns.answer) if columns.answer else None
     if answer is not None:
-        normalised["answer"] = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, default=str)
+        is_text = isinstance(answer, str)
+        normalised["answer"] = answer if is_text else json.dumps(answer, ensure_ascii=False, default=str)
     return normalised
 
 

@@ -117,24 +117,26 @@ def _read_csv(path: Path) -> Iterator[tuple[Row, str]]:
                     )
                 yield dict(row), place
         except csv.Error as error:
-            raise DataError(f"the line is not CSV: {error}", f"{path}, line {reader.line_num}", "mend the line") from error
+            place = f"{path}, line {reader.line_num}"
+            raise DataError(f"the line is not CSV: {error}", place, "mend the line") from error
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[Row, str]]:
     try:
-        import pyarrow.parquet as parquet  # heavy, and not in the light core
+        # Heavy, and not in the light core. It ships no types.
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise MachineError("reading parquet needs pyarrow", str(path), 'uv pip install "oxrl[train]"') from error
-    import pyarrow as arrow
-
+    arrow_error: type[Exception] = cast("Any", pa).ArrowException
+    index = 0
     try:
         file: Any = parquet.ParquetFile(path)
-        index = 0
         for batch in file.iter_batches():
             for row in batch.to_pylist():
                 yield row, f"{path}, row {index}"
                 index += 1
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow_error, OSError) as error:
         raise DataError(f"the file is not parquet: {error}", str(path), "write it again") from error
 
 
@@ -149,18 +151,19 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[Row, str]]]] = {
 def read_hub(name: str, split: str) -> Sequence[Row]:
     """The rows of `<id>` or `<id>:<configuration>` on the Hugging Face hub."""
     try:
-        import datasets  # heavy, and not in the light core
+        import datasets  # type: ignore[import-untyped]  # heavy, and not in the light core
     except ImportError as error:
-        raise MachineError("the hub's datasets need the package datasets", name, 'uv pip install "oxrl[train]"') from error
+        raise MachineError("the hub needs the package datasets", name, 'uv pip install "oxrl[train]"') from error
     hub_id, _, configuration = name.partition(":")
     library: Any = datasets
     try:
         return list(library.load_dataset(hub_id, configuration or None, split=split))
     except Exception as error:  # the library raises a dozen kinds: offline, gated, no such id, split or configuration
+        reason = str(error).strip().partition("\n")[0]
         raise DataError(
-            f"the hub's dataset cannot be loaded: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
+            f"the hub's dataset cannot be loaded: {type(error).__name__}: {reason}",
             where=f"hub:{name}, split {split}",
-            next_step="check its id (hub:<id> or hub:<id>:<configuration>), the network and HF_TOKEN; or name a local copy",
+            next_step="check its id (hub:<id>[:<configuration>]), the network and HF_TOKEN; or name a local copy",
         ) from error
 
 
@@ -168,7 +171,8 @@ def _decoded(lines: Iterator[str], path: Path) -> Iterator[str]:
     try:
         yield from lines
     except UnicodeDecodeError as error:
-        raise DataError(f"the file is not UTF-8: {error.reason}", f"{path}, byte {error.start}", "convert it to UTF-8") from error
+        place = f"{path}, byte {error.start}"
+        raise DataError(f"the file is not UTF-8: {error.reason}", place, "convert it to UTF-8") from error
 
 
 def _mapping(row: Any, place: str) -> Row:

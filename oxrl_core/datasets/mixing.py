@@ -11,14 +11,14 @@ from oxrl_core.errors import ConfigError
 class MixedRatio:
     """An endless draw from several sources in fixed ratios, cut into epochs of as many rows as all sources have.
 
-    Each source is an endless chain of (shuffled) passes over its rows, and an epoch takes the next stretch of each chain:
-    no row comes again before every other row of its source has come. Any epoch is computed from its number alone.
+    Each source is an endless chain of (shuffled) passes over its rows, and an epoch takes the next stretch of each
+    chain: every row of a source comes once in a pass. Any epoch is computed from its number alone.
     """
 
     def __init__(self, lengths: Sequence[int], ratios: Sequence[float], seed: int, shuffle: bool) -> None:
         if len(lengths) != len(ratios) or not lengths or min(lengths) < 1 or min(ratios) <= 0:
             raise ConfigError(
-                f"a mix needs one positive ratio for each dataset that has rows; lengths {list(lengths)}, ratios {list(ratios)}",
+                f"a mix needs rows and a ratio of each dataset; lengths {list(lengths)}, ratios {list(ratios)}",
                 where="data.train",
                 next_step="give each dataset a ratio above 0",
             )
@@ -30,9 +30,7 @@ class MixedRatio:
     def order(self, epoch: int) -> list[tuple[int, int]]:
         """(source, index in the source) of every row of an epoch, the sources evenly interleaved."""
         # Row k of n stands at (k + 1/2) / n of the epoch: any stretch of it holds the ratio to within one row.
-        places = sorted(
-            ((k + 0.5) / count, source) for source, count in enumerate(self.counts) for k in range(count)
-        )
+        places = sorted(((k + 0.5) / count, source) for source, count in enumerate(self.counts) for k in range(count))
         chains = [iter(self._stretch(source, epoch)) for source in range(len(self.counts))]
         return [(source, next(chains[source])) for _, source in places]
 

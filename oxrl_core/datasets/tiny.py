@@ -41,7 +41,8 @@ def _rows(digits: str, length: int, split: str, *, reverse: bool) -> list[Row]:
     words.sort(key=lambda word: hashlib.sha256(f"{word}>".encode()).digest())
     num_eval = len(words) // HELD_OUT
     chosen = words[:num_eval] if split == "eval" else words[num_eval:]
-    answers = [word[::-1] if reverse else word for word in chosen]
-    return [
-        {"prompt": f"{word}>", "completion": answer, "answer": answer} for word, answer in zip(chosen, answers, strict=True)
-    ]
+    return [_row(word, word[::-1] if reverse else word) for word in chosen]
+
+
+def _row(word: str, answer: str) -> Row:
+    return {"prompt": f"{word}>", "completion": answer, "answer": answer}

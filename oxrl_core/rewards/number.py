@@ -11,8 +11,8 @@ from oxrl_core.types import Rollout, Score
 MARK = "####"  # GSM8K's solutions name their result after it
 TOLERANCE = 1e-5
 
-# A minus after a digit, a letter, a bracket or a point subtracts ("5-3"); elsewhere it is a sign. A point or comma counts
-# only with digits behind it, so that "72." and "1, 2" hold 72, 1 and 2. Linear in the text: no nested repetition.
+# A minus after a digit, a letter, a bracket or a point subtracts ("5-3"); elsewhere it is a sign. A point or comma
+# counts only with digits behind it, so that "72." and "1, 2" hold 72, 1 and 2. Linear in the text.
 NUMBER = re.compile(
     r"(?:(?<![0-9A-Za-z).])(?P<sign>[-+\u2212]\$?|\$[-\u2212]|\$))?"
     r"(?P<size>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"

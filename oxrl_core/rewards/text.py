@@ -7,7 +7,7 @@ from oxrl_core.types import Rollout, Score
 
 
 def reference(rollout: Rollout) -> str:
-    """The reference answer, stripped. Without one there is nothing to compare with, and that is an error, not a score."""
+    """The reference answer, stripped. Without one there is nothing to compare with: an error, not a score."""
     answer = rollout.prompt.answer.strip()
     if not answer:
         raise ValueError(f"the row {rollout.prompt.id} has no reference answer")
@@ -28,8 +28,9 @@ def positions(rollout: Rollout) -> Score:
     """
     answer = reference(rollout)
     right = sum(given == wanted for given, wanted in zip(rollout.text, answer, strict=False))
-    # A special token in the middle is not in the text. Where every token is a character, the count of tokens betrays it.
+    # A special token in the middle is not in the text. Where each token is a character, the count of tokens betrays it.
     hidden = rollout.finish_reason == "stop" and len(rollout.token_ids) - 1 > len(rollout.text)
     stopped = rollout.finish_reason == "stop" and len(rollout.text) == len(answer) and not hidden
-    share = 1 / (len(answer) + 1)
-    return Score((right + stopped) * share, parts={"characters": right * share, "stopped": stopped * share})
+    num_positions = len(answer) + 1
+    parts = {"characters": right / num_positions, "stopped": stopped / num_positions}
+    return Score((right + stopped) / num_positions, parts=parts)

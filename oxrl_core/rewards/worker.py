@@ -6,7 +6,6 @@ other side closes, and of itself when a chunk's deadline has long passed, so tha
 
 from __future__ import annotations
 
-import pickle
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -17,7 +16,7 @@ GRACE_SECONDS = 5.0  # the driver ends a late worker first, where it is still th
 def serve(connection: Connection) -> None:
     """Answers chunks until the other side closes."""
     try:
-        reward = pickle.loads(connection.recv_bytes())
+        reward = connection.recv()
     except Exception as error:  # the reward's module is somebody's own: its error travels to the driver as text
         connection.send(f"{type(error).__name__}: {error}")
         return

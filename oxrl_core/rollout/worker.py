@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from oxrl_core.errors import ConfigError, ModelError, WeightSyncError
+from oxrl_core.rollout.verify import PROBE_TOKENS
 from oxrl_core.types import FinishReason
 
 if TYPE_CHECKING:
@@ -102,8 +103,11 @@ def eos_token_ids(model_folder: str | Path) -> list[int]:
 
 
 def window(config: Config, model_folder: str | Path) -> int:
-    """Most tokens of prompt and completion together: what the configuration allows, within what the model can read."""
-    asked = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
+    """Most tokens of prompt and completion together: what the configuration allows, within what the model can read.
+
+    The probe row of the fingerprint has to fit as well, however short the prompts are.
+    """
+    asked = max(config.data.max_prompt_tokens + config.rollout.max_completion_tokens, PROBE_TOKENS + 1)
     facts = _read_json(Path(model_folder) / "config.json")
     limit = facts.get("text_config", facts).get("max_position_embeddings") or facts.get("max_position_embeddings")
     return min(asked, limit) if limit else asked

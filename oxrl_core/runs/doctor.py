@@ -130,6 +130,8 @@ def check_environment(deep: bool = False) -> EnvironmentReport:
     items = [*check_system(), *check_gpus(gpus), *check_packages(profile), *check_traps(profile, gpus), *check_access()]
     if deep:
         items += check_deep(profile)
+    # What is as it should be needs no fix.
+    items = [item.model_copy(update={"fix": "", "remedy": []}) if item.ok else item for item in items]
     broken = [item for item in items if item.needed and not item.ok]
     if any(item.remedy for item in broken):
         next_step = "oxrl doctor --fix"

@@ -25,13 +25,12 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from oxrl_core.errors import DeadlineError, MachineError, NotFoundError
 from oxrl_core.runs import process
@@ -57,6 +56,7 @@ ENDED_STATES: frozenset[str] = frozenset({"finished", "failed", "stopped", "lost
 Level = Literal["debug", "info", "warning", "error"]
 ALERT_LEVELS: frozenset[str] = frozenset({"warning", "error"})
 
+T = TypeVar("T")
 RUN_ID_PATTERN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<stamp>\d{6}-\d{6})-[0-9a-f]{4}$")
 _STALL_SECONDS = 300.0  # or ten median steps, whichever is longer
 _START_STALL_SECONDS = 1800.0  # a large model loads and downloads for long
@@ -166,7 +166,7 @@ class RunDir:
             "key": key,
             "config_hash": config_hash(loaded.config),
             "created_at": time.time(),
-            "cwd": os.getcwd(),
+            "cwd": str(Path.cwd()),
             "max_hours": run.max_hours,
             "stop_grace_seconds": run.stop_grace_seconds,
             "origins": dict(loaded.origins),
@@ -210,7 +210,9 @@ class RunDir:
         """What was asked, as written once at creation."""
         spec = read_json(self.path / "spec.json")
         if spec is None:
-            raise NotFoundError(f"{self.run_id} is not a run: it has no readable spec.json", str(self.path), "oxrl run list")
+            raise NotFoundError(
+                f"{self.run_id} is not a run: it has no readable spec.json", str(self.path), "oxrl run list"
+            )
         return spec
 
     def config(self) -> Config:
@@ -246,7 +248,7 @@ class RunDir:
             "phase_since": self._phase_since,
             "step": step,
             "total_steps": total_steps,
-            "step_seconds": median(self._step_seconds) if self._step_seconds else None,
+            "step_seconds": sorted(self._step_seconds)[len(self._step_seconds) // 2] if self._step_seconds else None,
             "pid": os.getpid(),
         }
         if metrics is not None:
@@ -421,23 +423,28 @@ class RunDir:
         """The logs that `read_logs` can read, as `driver` for logs/driver.log."""
         return sorted(path.stem for path in self.logs.glob("*.log"))
 
-    def read_logs(
-        self, cursor: int | None = None, lines: int = 100, grep: str = "", name: str = "driver"
-    ) -> LogChunk:
+    def read_logs(self, cursor: int | None = None, lines: int = 100, grep: str = "", name: str = "driver") -> LogChunk:
         """Without a cursor the last lines, with one the next lines after it; `grep` keeps lines that hold the text."""
         if name not in self.log_names():
             known = ", ".join(self.log_names()) or "none yet"
             if name == "driver":
                 return LogChunk([], 0, 0)  # the run has not begun
             raise NotFoundError(f"there is no log {name!r}", str(self.logs), f"this run has: {known}")
-        with open(self.logs / f"{name}.log", "rb") as file:
+        with (self.logs / f"{name}.log").open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if cursor is None:
                 return _read_tail(file.fileno(), size, lines, grep)
             return _read_forward(file.fileno(), size, max(0, cursor), lines, grep)
 
+    def end_log_line(self, name: str = "driver") -> None:
+        """Finish the last line of a log whose writer has died inside it, so that readers of whole lines see it."""
+        with (self.logs / f"{name}.log").open("ab+") as file:
+            size = file.tell()
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                file.write(b"\n")
+
     @contextmanager
-    def lock(self, timeout_seconds: float) -> Iterator[None]:
+    def lock(self, timeout_seconds: float) -> Generator[None]:
         """Holds the right to write status.json: the supervisor for its whole life, else who stops an orphan."""
         with file_lock(self.path / ".lock", timeout_seconds):
             yield
@@ -459,7 +466,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -473,8 +480,7 @@ def write_json(path: Path, record: Mapping[str, Any], *, durable: bool = False) 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no file or no whole object."""
     try:
-        with open(path, "rb") as file:
-            record = json.loads(file.read())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return cast("dict[str, Any]", record) if isinstance(record, dict) else None
@@ -483,7 +489,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
     """The objects of a .jsonl file from an offset on; lines that are torn or no object are passed by."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             file.seek(from_byte)
             data = file.read()
     except OSError:
@@ -500,7 +506,7 @@ def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def file_lock(path: Path, timeout_seconds: float) -> Iterator[None]:
+def file_lock(path: Path, timeout_seconds: float) -> Generator[None]:
     """Holds an exclusive lock that the kernel takes back when its holder dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -520,7 +526,7 @@ def file_lock(path: Path, timeout_seconds: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def thin(rows: list[dict[str, Any]], max_points: int | None) -> list[dict[str, Any]]:
+def thin(rows: list[T], max_points: int | None) -> list[T]:
     """At most `max_points` rows, evenly spaced, first and last among them."""
     if max_points is None or len(rows) <= max_points:
         return rows
@@ -534,7 +540,8 @@ def clean_line(text: str) -> str:
     """One log line without colours, control and invisible characters; of a redrawn progress bar the last drawing."""
     text = text.rstrip("\r")
     text = _INVISIBLE.sub("", _CONTROL.sub("", text[text.rfind("\r") + 1 :]))
-    return text if len(text) <= _MAX_LOG_LINE else f"{text[:_MAX_LOG_LINE]} [{len(text) - _MAX_LOG_LINE} more characters]"
+    more = len(text) - _MAX_LOG_LINE
+    return text if more <= 0 else f"{text[:_MAX_LOG_LINE]} [{more} more characters]"
 
 
 def _finite(row: Mapping[str, float]) -> dict[str, Any]:
@@ -556,13 +563,15 @@ def _disk_error(error: OSError, where: Path) -> MachineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return MachineError("the disk is full", str(where), "free some space, or set OXRL_HOME to another disk")
     return MachineError(
-        f"the run directory cannot be written: {error.strerror or error}", str(where), "set OXRL_HOME to a writable folder"
+        f"the run directory cannot be written: {error.strerror or error}",
+        str(where),
+        "set OXRL_HOME to a writable folder",
     )
 
 
 def _whole_lines_size(path: Path) -> int:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             end = os.fstat(file.fileno()).st_size
             while end > 0:
                 start = max(0, end - 4096)

@@ -7,7 +7,6 @@ Exit codes: 0 finished, 1 failed, 2 the configuration or this machine cannot do 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -129,7 +128,7 @@ def _shared_run(config_file: Path, overrides: Sequence[str]) -> RunDir:
 
 def _record_error(run: RunDir | None, error: dict[str, str]) -> None:
     if run is not None:
-        (run.path / "error.json").write_text(json.dumps(error))
+        run.write_error(error)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Journal:
         self.recorder = Recorder(run.path / "rollouts") if config.rollout.record else None
         self.store = CheckpointStore(run.path / "checkpoints", config.train.keep_checkpoints)
         self.saved_step = -1
+        self.num_dropped = 0
 
     def phase(self, name: str, progress: Progress) -> None:
         """Says what the run is doing now."""
@@ -73,9 +74,11 @@ class Journal:
 
     def _write(self, report: StepReport) -> None:
         every, total_steps = self.config.report, self.parts.total_steps
+        self._say_dropped()
         has_evaluation = any(name.startswith("eval/") for name in report.metrics)
         if report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation:
-            self.run.append_metrics({"step": report.step, "time": time.time(), **report.metrics})
+            facts = {"step": report.step, "time": time.time(), "data/dropped": self.num_dropped}
+            self.run.append_metrics(facts | report.metrics)
         self.run.write_progress("training", report.step, total_steps, metrics=report.metrics)
         if self.recorder is not None and report.rollouts:
             self.recorder.write(report.step, report.rollouts, report.advantages, report.trainer_logprobs)
@@ -86,4 +89,15 @@ class Journal:
             print(
                 f"  best of step {report.step}: {best.prompt.text!r} -> {best.text!r} (reward {reward_of(best):.3f})",
                 flush=True,
+            )
+
+    def _say_dropped(self) -> None:
+        """Rows that do not fit are counted in every row of metrics, and the first ones make an alert."""
+        seen, self.num_dropped = self.num_dropped, self.parts.stream.num_dropped
+        if seen == 0 and self.num_dropped:
+            self.run.append_event(
+                "warning",
+                "rows_dropped",
+                f"{self.num_dropped} training rows were too long and dropped; data.max_prompt_tokens and "
+                "data.max_length say what fits, data/dropped in the metrics counts on",
             )

@@ -114,7 +114,7 @@ class LearnerWorker:
         """Micro-batches within the token budget: packed where this architecture keeps examples apart, else padded."""
         from oxrl_core.data.collate import collate_examples
         from oxrl_core.data.pack import pack, token_budget
-        from oxrl_core.train.step import max_over_ranks
+        from oxrl_core.train.step import max_over_ranks, placeholder
 
         budget = self.config.train.micro_batch_tokens
         lengths = [len(example.token_ids) for example in examples]
@@ -123,9 +123,10 @@ class LearnerWorker:
                 collate_examples([examples[i] for i in row], self.pad_id, packing=True, row_tokens=budget)
                 for row in pack(lengths, budget)
             ]
-            if not self.packing_is_checked and examples:
-                # Measured on the first batch, never guessed from the architecture's name. All ranks decide alike.
-                exact = self.policy.packing_is_exact(packed[0])
+            if not self.packing_is_checked:
+                # Measured on the first batch, never guessed from the architecture's name. All ranks take part and
+                # decide alike, one without rows too.
+                exact = self.policy.packing_is_exact(packed[0] if packed else placeholder([], self.objective))
                 self.packing = max_over_ranks(self.policy, float(not exact)) == 0.0
                 self.packing_is_checked = True
             if self.packing:

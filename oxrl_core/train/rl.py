@@ -22,7 +22,7 @@ def train_rl(parts: RlParts, progress: Progress) -> Iterator[StepReport]:
         clock = Clock()
         with clock("time/generate"):
             rollouts = sampler.generate(
-                parts.prompts.take(config.train.prompts_per_step),
+                parts.stream.take(config.train.prompts_per_step),
                 group_size=config.rollout.group_size,
                 temperature=config.rollout.temperature,
                 max_tokens=config.rollout.max_completion_tokens,

@@ -17,7 +17,7 @@ def train_sl(parts: SlParts, progress: Progress) -> Iterator[StepReport]:
     yield StepReport(progress.step, evaluate(parts))
     while progress.step < parts.total_steps:
         clock = Clock()
-        examples = parts.examples.take(parts.config.train.rows_per_step)
+        examples = parts.stream.take(parts.config.train.rows_per_step)
         with clock("time/train"):
             metrics = parts.learner.train_on_examples(examples)
         progress.step += 1

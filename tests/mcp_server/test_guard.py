@@ -42,7 +42,10 @@ def echo(
 @tool(title="Leak", hints=READ, ask_less="nothing")
 def leak() -> Text:
     """Secrets."""
-    return Text(text=f"\x1b[31mtoken {HUB_TOKEN}\x1b[0m and {SECRET} at https://me:pw123456@host/ in\u202e WANDB_API_KEY=0123456789abcdef", number=float("nan"))
+    return Text(
+        text=f"\x1b[31mtoken {HUB_TOKEN}\x1b[0m and {SECRET} at https://me:pw123456@host/ in\u202e WANDB_API_KEY=0123456789abcdef",
+        number=float("nan"),
+    )
 
 
 @tool(title="Refuse", hints=STOP, ask_less="nothing", core=True)
@@ -61,7 +64,9 @@ OFFERED = {function.__name__: function.tool_facts for function in (echo, leak, r
 ERAS = ["auto", "legacy"]
 
 
-def call(name: str, arguments: dict[str, object], era: str = "auto", offered: dict[str, ToolFacts] = OFFERED) -> CallToolResult:
+def call(
+    name: str, arguments: dict[str, object], era: str = "auto", offered: dict[str, ToolFacts] = OFFERED
+) -> CallToolResult:
     async def go() -> CallToolResult:
         server = build_server(offered, {"MY_API_KEY": SECRET, "TOKENIZERS_PARALLELISM": "false"})
         async with Client(server, mode=era) as client:  # pyright: ignore[reportArgumentType]
@@ -119,7 +124,10 @@ def test_secrets_and_invisible_characters_never_leave(era: str) -> None:
     result = call("leak", {}, era)
     text = result.content[0].text
     assert result.structured_content == json.loads(text)
-    assert json.loads(text)["text"] == "token [redacted] and [redacted] at https://[redacted]@host/ in WANDB_API_KEY=[redacted]"
+    assert (
+        json.loads(text)["text"]
+        == "token [redacted] and [redacted] at https://[redacted]@host/ in WANDB_API_KEY=[redacted]"
+    )
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -173,7 +181,12 @@ def test_schemas_hold_no_references_unions_or_titles() -> None:
 def test_hints_are_explicit_and_core_tools_are_loaded_up_front() -> None:
     tools = _tools()
     hints = tools["refuse"].annotations
-    assert (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint) == (False, True, True, False)
+    assert (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint) == (
+        False,
+        True,
+        True,
+        False,
+    )
     assert tools["refuse"].meta == {"anthropic/alwaysLoad": True} and not tools["echo"].meta
 
 

@@ -58,12 +58,26 @@ def test_ordinary_text_stays(text: str) -> None:
 
 
 def test_values_of_own_secrets_are_masked_whole() -> None:
-    redactor = Redactor({"A_TOKEN": "longsecret", "B_SECRET": "longsecret-and-more", "SSH_KEY": "/home/me/.ssh/id", "X_TOKEN": "true", "PLAIN": "ordinary"})
-    assert redactor.text("longsecret-and-more longsecret ordinary true /home/me/.ssh/id") == f"{MASK} {MASK} ordinary true /home/me/.ssh/id"
+    redactor = Redactor(
+        {
+            "A_TOKEN": "longsecret",
+            "B_SECRET": "longsecret-and-more",
+            "SSH_KEY": "/home/me/.ssh/id",
+            "X_TOKEN": "true",
+            "PLAIN": "ordinary",
+        }
+    )
+    assert (
+        redactor.text("longsecret-and-more longsecret ordinary true /home/me/.ssh/id")
+        == f"{MASK} {MASK} ordinary true /home/me/.ssh/id"
+    )
 
 
 def test_terminal_codes_and_hidden_characters_are_removed() -> None:
-    assert NOTHING.text("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07 a\u200bb\u202ec\u2066\U000e0041\r\x00") == "red link abc"
+    assert (
+        NOTHING.text("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07 a\u200bb\u202ec\u2066\U000e0041\r\x00")
+        == "red link abc"
+    )
 
 
 def test_trees_are_masked_in_keys_and_values() -> None:

@@ -1,0 +1,58 @@
+"""Result objects that only the command line has: catalogues, configuration keys, documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+
+class Entry(BaseModel):
+    """One thing that a configuration can name."""
+
+    name: str
+    summary: str = ""
+    kind: str = ""
+    params: dict[str, Any] = {}
+    paper: str = ""
+    splits: list[str] = []
+    path: str = ""
+
+
+class Catalogue(BaseModel):
+    """Things that a configuration can name."""
+
+    entries: list[Entry]
+    next: str = ""
+
+
+class FieldEntry(BaseModel):
+    """One configuration key."""
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+class FieldList(BaseModel):
+    """Configuration keys with their meaning."""
+
+    fields: list[FieldEntry]
+
+
+class JsonDocument(BaseModel):
+    """Settings of another program: its JSON is printed as it is."""
+
+    client: str
+    file: str
+    settings: dict[str, Any]
+    command: str
+
+
+class FixResult(BaseModel):
+    """What the doctor mended, and the report after it."""
+
+    name: str
+    command: str
+    said: str

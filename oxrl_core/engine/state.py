@@ -1,0 +1,160 @@
+"""What a rank writes so that a resumed run is bitwise the same: master weights, AdamW's moments, counters, random states.
+
+Each rank writes the flat pieces that it owns under ZeRO, as safetensors, and the rest as JSON. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from oxrl_core.engine.checkpoint import write_rank_receipt
+from oxrl_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from oxrl_core.engine.policy import PolicyEngine
+
+FORMAT = 1
+
+
+def save_state(policy: PolicyEngine, folder: Path) -> None:
+    """Writes rank-k.safetensors, rank-k.json and, last, the receipt rank-k.ok."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    optimizer = base_optimizer(policy)
+    for index, master in enumerate(masters(policy)):
+        # Without ZeRO all ranks hold the same; the first one's copy serves all.
+        if policy.zero_stage == 0 and policy.rank > 0:
+            break
+        tensors[f"{index}.master"] = _plain(master)
+        for name, value in optimizer.state.get(master, {}).items():
+            tensors[f"{index}.{name}"] = _plain(value)
+    states, scalars = random_states(policy.device)
+    tensors |= states
+    weights_file, facts_file = _names(folder, policy.rank)
+    save_file(tensors, weights_file)
+    facts = {**_identity(policy), "num_steps": policy.num_steps, "random": scalars}
+    facts_file.write_text(json.dumps(facts), encoding="utf-8")
+    write_rank_receipt(folder, policy.rank, [weights_file, facts_file])
+
+
+def load_state(policy: PolicyEngine, folder: Path) -> None:
+    """Puts back what save_state wrote; refuses a checkpoint of another shape."""
+    weights_file, facts_file = _names(folder, policy.rank)
+    try:
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        tensors = load_file(weights_file)
+        shared = load_file(_names(folder, 0)[0]) if policy.zero_stage == 0 and policy.rank > 0 else tensors
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"rank {policy.rank} has no part in this checkpoint: {error.filename} is missing",
+            str(folder),
+            "resume with the train.num_workers of the run that wrote it",
+        ) from error
+    for key, mine in _identity(policy).items():
+        if facts.get(key) != mine:
+            raise CheckpointError(
+                f"the checkpoint was written with {key} = {facts.get(key)}, this run has {mine}",
+                str(folder),
+                "resume with the same model, train.num_workers, deepspeed.zero_stage and model.precision",
+            )
+    optimizer = base_optimizer(policy)
+    with torch.no_grad():
+        for index, master in enumerate(masters(policy)):
+            prefix = f"{index}."
+            mine = {name.removeprefix(prefix): value for name, value in shared.items() if name.startswith(prefix)}
+            master.data.copy_(mine.pop("master"))
+            optimizer.state[master] = {
+                # AdamW keeps its step count on the CPU, its moments where the weights are.
+                name: value.clone() if name == "step" else value.to(master.device) for name, value in mine.items()
+            }
+            if not mine:
+                optimizer.state.pop(master)
+    refresh_weights(policy)
+    policy.num_steps = int(facts["num_steps"])
+    restore_random_states(tensors, facts["random"], policy.device)
+
+
+def base_optimizer(policy: PolicyEngine) -> torch.optim.Optimizer:
+    """The AdamW under DeepSpeed's wrapping, which holds the moments."""
+    return policy.engine.basic_optimizer
+
+
+def masters(policy: PolicyEngine) -> list[Tensor]:
+    """The float32 tensors on this rank that AdamW updates, in a fixed order."""
+    optimizer = policy.engine.optimizer
+    if policy.zero_stage == 0:
+        return [parameter for parameter in policy.policy.parameters() if parameter.requires_grad]
+    if policy.zero_stage == 3:
+        return list(optimizer.fp32_partitioned_groups_flat)
+    if hasattr(optimizer, "single_partition_of_fp32_groups"):
+        return list(optimizer.single_partition_of_fp32_groups)
+    return list(optimizer.fp32_groups_flat_partition)  # stage 1 in bfloat16 has an optimizer of its own
+
+
+def refresh_weights(policy: PolicyEngine) -> None:
+    """Computes the weights of the forward pass anew from the master weights, on all ranks."""
+    optimizer = policy.engine.optimizer
+    if policy.zero_stage in (1, 2):
+        optimizer.update_lp_params()
+    elif policy.zero_stage == 3:
+        for flat, master in zip(
+            optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat, strict=True
+        ):
+            flat.data.copy_(master.data)
+        persistent = optimizer.persistent_parameters
+        if persistent:
+            persistent[0].all_gather(persistent)
+
+
+def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """States of torch's, numpy's and Python's generators: as tensors, and as JSON."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    tensors = {"random.torch": torch.get_rng_state(), "random.numpy": torch.from_numpy(keys.astype(numpy.int64))}
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    scalars = {
+        "python": [version, list(words), gauss],
+        "numpy": [str(kind), int(position), int(has_gauss), float(cached)],
+    }
+    return tensors, scalars
+
+
+def restore_random_states(tensors: dict[str, Tensor], scalars: dict[str, Any], device: torch.device) -> None:
+    """Puts back what random_states gave."""
+    version, words, gauss = scalars["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, position, has_gauss, cached = scalars["numpy"]
+    keys = tensors["random.numpy"].numpy().astype(numpy.uint32)
+    numpy.random.set_state((kind, keys, position, has_gauss, cached))
+    torch.set_rng_state(tensors["random.torch"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)
+
+
+def _identity(policy: PolicyEngine) -> dict[str, Any]:
+    """What must be equal for the flat pieces to mean the same."""
+    return {
+        "format": FORMAT,
+        "world_size": policy.world_size,
+        "zero_stage": policy.zero_stage,
+        "precision": policy.precision,
+        "parameters": policy.num_parameters,
+        "trained_parameters": policy.num_trained,
+    }
+
+
+def _names(folder: Path, rank: int) -> tuple[Path, Path]:
+    return folder / f"rank-{rank:05d}.safetensors", folder / f"rank-{rank:05d}.json"
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu").contiguous()
