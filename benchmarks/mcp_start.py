@@ -2,7 +2,8 @@
 
     python benchmarks/mcp_start.py [--rounds 15] [--limit 1.2]
 
-The two are measured in turns, so that a busy machine slows both, and compared by their medians. Exit code 1 above the limit.
+The two are measured in turns, so that a busy machine slows both, and compared by their medians. Above the limit the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ HELLO = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "initialize",
-    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "benchmark", "version": "1"}},
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "benchmark", "version": "1"},
+    },
 }
 
 

@@ -1,7 +1,8 @@
 """The tools of the server, collected from the modules of mcp_server.tools.
 
-A tool is one typed function that returns a pydantic object; its docstring is its description and its arguments are its
-schema. `@tool` adds what a signature cannot say: hints for the host, and how to ask for less when an answer is too long.
+A tool is one typed function that returns a pydantic object; its docstring is its description and its arguments are
+its schema. `@tool` adds what a signature cannot say: hints for the host, and how to ask for less when an answer is
+too long.
 """
 
 from __future__ import annotations
@@ -87,7 +88,11 @@ def _brief(whole: Any, told: Any) -> Any:
     if isinstance(whole, dict):
         items = cast("dict[str, Any]", whole).items()
         told_items = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
-        return {key: _brief(item, told_items.get(key)) for key, item in items if key in told_items or item not in ("", [], {}, None)}
+        return {
+            key: _brief(item, told_items.get(key))
+            for key, item in items
+            if key in told_items or item not in ("", [], {}, None)
+        }
     if isinstance(whole, list):
         wholes = cast("list[Any]", whole)
         tolds = cast("list[Any]", told) if isinstance(told, list) else [None] * len(wholes)
@@ -106,7 +111,11 @@ def failure(name: str, error: Exception) -> CallToolResult:
     if isinstance(error, OxrlError):
         return refusal(type(error).__name__, error.what, error.where, error.next_step)
     error_id = uuid.uuid4().hex[:8]
-    print(f"oxrl-mcp: error {error_id} in {name}\n{''.join(traceback.format_exception(error))}", file=sys.stderr, flush=True)
+    print(
+        f"oxrl-mcp: error {error_id} in {name}\n{''.join(traceback.format_exception(error))}",
+        file=sys.stderr,
+        flush=True,
+    )
     return refusal(
         "InternalError",
         f"{name} failed in a way that was not foreseen (error id {error_id}, {type(error).__name__})",
@@ -141,10 +150,10 @@ def build_tool(name: str, facts: ToolFacts) -> Tool:
 
         call = call_sync
 
-    call = functools.wraps(function)(call)
+    functools.update_wrapper(call, function)
     # The model in the annotation becomes the output schema, and every answer is validated against it.
     returns: Any = Annotated[CallToolResult, signature.return_annotation]
-    call.__signature__ = signature.replace(return_annotation=returns)  # pyright: ignore[reportFunctionMemberAccess]
+    call.__dict__["__signature__"] = signature.replace(return_annotation=returns)
     call.__annotations__ = {**{key: p.annotation for key, p in signature.parameters.items()}, "return": returns}
 
     built = Tool.from_function(

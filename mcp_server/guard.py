@@ -11,15 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ValidationError
 
 from mcp_server.catalogue import compact_json, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from mcp.server.mcpserver.tools import Tool
 
     from mcp_server.catalogue import ToolFacts
@@ -30,23 +28,23 @@ LONGEST_ANSWER = 24_000  # characters, about 8,000 tokens; hosts cut or divert f
 LONGEST_ECHO = 80  # characters of a caller's own word that an error repeats
 
 
-def make_guard(
-    tools: Mapping[str, Tool], facts: Mapping[str, ToolFacts], redactor: Redactor
-) -> Callable[[ServerRequestContext[Any, Any], CallNext], Awaitable[HandlerResult]]:
+def make_guard(tools: Mapping[str, Tool], facts: Mapping[str, ToolFacts], redactor: Redactor) -> ServerMiddleware[Any]:
     """The middleware for these tools."""
 
-    async def guard(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        if context.method != "tools/call":
-            return await call_next(context)
-        parameters = dict(context.params or {})
+    async def guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        if ctx.method != "tools/call":
+            return await call_next(ctx)
+        parameters = dict(ctx.params or {})
         name = str(parameters.get("name", ""))
         arguments = {
-            key: value for key, value in dict(parameters.get("arguments") or {}).items() if key not in TOLERATED_ARGUMENTS
+            key: value
+            for key, value in dict(parameters.get("arguments") or {}).items()
+            if key not in TOLERATED_ARGUMENTS
         }
         mistake = _mistake(name, arguments, tools)
         if mistake is not None:
             return _safe(_wire(mistake), name, redactor)
-        rest = dataclasses.replace(context, params={**parameters, "arguments": arguments})
+        rest = dataclasses.replace(ctx, params={**parameters, "arguments": arguments})
         return _capped(_safe(_wire(await call_next(rest)), name, redactor), name, facts[name].ask_less)
 
     return guard
@@ -59,13 +57,23 @@ def _mistake(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) ->
 
     if name not in tools:
         shown = name[:LONGEST_ECHO]
-        return refusal("NotFoundError", f"there is no tool {shown!r}.{did_you_mean(shown, tools)}", "", f"call one of: {', '.join(tools)}")
+        return refusal(
+            "NotFoundError",
+            f"there is no tool {shown!r}.{did_you_mean(shown, tools)}",
+            "",
+            f"call one of: {', '.join(tools)}",
+        )
     known: dict[str, Any] = tools[name].parameters["properties"]
     for key in arguments:
         if key not in known:
             shown = key[:LONGEST_ECHO]
             takes = f"{name} takes: {', '.join(known)}" if known else f"{name} takes no arguments"
-            return refusal("ConfigError", f"unknown argument {shown!r} of {name}.{did_you_mean(shown, known)}", f"{name}.{shown}", takes)
+            return refusal(
+                "ConfigError",
+                f"unknown argument {shown!r} of {name}.{did_you_mean(shown, known)}",
+                f"{name}.{shown}",
+                takes,
+            )
     try:
         tools[name].fn_metadata.validate_arguments(arguments)
     except ValidationError as error:
@@ -111,4 +119,11 @@ def _capped(result: dict[str, Any], name: str, ask_less: str) -> dict[str, Any]:
     size = sum(len(str(block.get("text", ""))) for block in result.get("content", []))
     if size <= LONGEST_ANSWER:
         return result
-    return _wire(refusal("TooLong", f"the answer of {name} would have {size} characters; the limit is {LONGEST_ANSWER}", name, ask_less))
+    return _wire(
+        refusal(
+            "TooLong",
+            f"the answer of {name} would have {size} characters; the limit is {LONGEST_ANSWER}",
+            name,
+            ask_less,
+        )
+    )

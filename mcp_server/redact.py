@@ -13,7 +13,9 @@ from typing import Any
 MASK = "[redacted]"
 SHORTEST_SECRET = 8  # shorter values ("true", "4") would mask ordinary words
 
-_SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY|KEY|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY|KEY|CREDENTIALS?)$", re.IGNORECASE
+)
 
 _FORMATS = re.compile(
     r"""
@@ -31,9 +33,12 @@ _FORMATS = re.compile(
 )
 # The name stays, the value goes: the reader still learns which secret was there.
 _NAMED = re.compile(
-    r"""(\b[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)["']?\s*[=:]\s*["']?)([^\s"',;]{%d,})""" % SHORTEST_SECRET
+    r"""(\b[A-Z][A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)["']?\s*[=:]\s*["']?)"""
+    rf"""([^\s"',;]{{{SHORTEST_SECRET},}})"""
 )
-_AUTHORIZATION = re.compile(r"(\b(?:Authorization\s*:\s*(?:Bearer|Basic|Token)|Bearer)\s+)([\w.~+/=-]{8,})", re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    r"(\b(?:Authorization\s*:\s*(?:Bearer|Basic|Token)|Bearer)\s+)([\w.~+/=-]{8,})", re.IGNORECASE
+)
 _URL_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s/@:]+(?::[^\s/@]*)?)@", re.IGNORECASE)
 
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")

@@ -35,6 +35,8 @@ def client_settings(command: list[str], environment: Mapping[str, str] | None = 
     claude = {**start, "env": {**given, "HF_TOKEN": "${HF_TOKEN:-}"}}
     gemini = {**start, "env": {**given, "HF_TOKEN": "$HF_TOKEN"}, "timeout": GEMINI_TIMEOUT_MS}
     return [
-        ClientSettings("Claude Code", ".mcp.json in your project", json.dumps({"mcpServers": {"oxrl": claude}}, indent=2)),
+        ClientSettings(
+            "Claude Code", ".mcp.json in your project", json.dumps({"mcpServers": {"oxrl": claude}}, indent=2)
+        ),
         ClientSettings("gemini-cli", "~/.gemini/settings.json", json.dumps({"mcpServers": {"oxrl": gemini}}, indent=2)),
     ]

@@ -9,14 +9,25 @@ from pydantic import Field
 from oxrl_core.errors import NotFoundError
 
 RunId = Annotated[
-    str, Field(description="From launch_run or list_runs", min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    str,
+    Field(
+        description="From launch_run or list_runs",
+        min_length=1,
+        max_length=120,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    ),
 ]
 ConfigText = Annotated[
     str,
-    Field(description="A recipe's name (list_registry) or a whole configuration as YAML text", min_length=1, max_length=50_000),
+    Field(
+        description="A recipe's name (list_registry) or a whole configuration as YAML text",
+        min_length=1,
+        max_length=50_000,
+    ),
 ]
 Overrides = Annotated[
-    list[str], Field(description="Changes to the configuration: 'a.b=value', e.g. ['train.lr=1e-6','run.seed=1']", max_length=64)
+    list[str],
+    Field(description="Changes to the configuration: 'a.b=value', e.g. ['train.lr=1e-6','run.seed=1']", max_length=64),
 ]
 
 

@@ -18,7 +18,7 @@ class RegistryItem(View):
 
     name: str
     summary: str = ""
-    takes: dict[str, str] = {}
+    takes: dict[str, str] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Parameters with their defaults."""
 
 
@@ -37,8 +37,8 @@ def list_registry(
     query: Annotated[str, Field(description="Keep names and summaries that hold this text", max_length=80)] = "",
     limit: Annotated[int, Field(description="Most items", ge=1, le=200)] = 50,
 ) -> RegistryList:
-    """What oxRL ships, one line each: recipes (ready configurations), algorithms with their parameters, datasets, reward
-    functions. The names are used in configurations and overrides."""
+    """What oxRL ships, one line each: recipes (ready configurations), algorithms with their parameters, datasets,
+    reward functions. The names are used in configurations and overrides."""
     items = _registry_items(kind)
     kept = [item for item in items if query.lower() in f"{item.name} {item.summary}".lower()]
     return RegistryList(kind=kind, items=kept[:limit], total=len(items))
@@ -54,14 +54,19 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
         from oxrl_core.algorithms.base import all_algorithms
 
         return [
-            RegistryItem(name=one.name, summary=f"{one.kind}: {one.summary}", takes={key: str(value) for key, value in one.params.items()})
+            RegistryItem(
+                name=one.name,
+                summary=f"{one.kind}: {one.summary}",
+                takes={key: str(value) for key, value in one.params.items()},
+            )
             for _, one in sorted(all_algorithms().items())
         ]
     if kind == "datasets":
         from oxrl_core.datasets.base import all_datasets
 
         return [
-            RegistryItem(name=one.name, summary=f"{one.summary} (splits: {', '.join(one.splits)})") for _, one in sorted(all_datasets().items())
+            RegistryItem(name=one.name, summary=f"{one.summary} (splits: {', '.join(one.splits)})")
+            for _, one in sorted(all_datasets().items())
         ]
     from oxrl_core.rewards.base import all_rewards
 
@@ -72,7 +77,9 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
 def validate_config(
     config: ConfigText,
     overrides: Overrides = [],  # noqa: B006  (the SDK reads the default and nothing changes it)
-    show_yaml: Annotated[bool, Field(description="Also return the whole resolved configuration (about 1,500 tokens)")] = False,
+    show_yaml: Annotated[
+        bool, Field(description="Also return the whole resolved configuration (about 1,500 tokens)")
+    ] = False,
 ) -> ConfigReport:
     """Check a configuration without running it: keys, values, data, model, and what it needs of this machine (GPUs,
     memory, disk). Each problem comes with its next step. Takes seconds, loads nothing heavy."""

@@ -7,17 +7,17 @@ from typing import Annotated
 from pydantic import Field
 
 from mcp_server.catalogue import READ, tool
-from oxrl_core.runs.views import EnvironmentItem, EnvironmentReport
+from oxrl_core.runs.views import EnvironmentReport
 
 
 @tool(title="Check the environment", hints=READ, ask_less="call it without deep", core=True)
 def check_environment(
-    deep: Annotated[bool, Field(description="Also prove Ray, DeepSpeed and vLLM by one real step each (some minutes)")] = False,
+    deep: Annotated[
+        bool, Field(description="Also prove Ray, DeepSpeed and vLLM by one real step each (some minutes)")
+    ] = False,
 ) -> EnvironmentReport:
-    """What this machine has and lacks for training: GPUs, memory, disk, package versions, tokens set or not (never their
-    values). What is not ok comes with its fix. Call it before the first launch."""
+    """What this machine has and lacks for training: GPUs, memory, disk, package versions, tokens set or not (never
+    their values). What is not ok comes with its fix. Call it before the first launch."""
     from oxrl_core import api
 
-    report = api.check_environment(deep=deep)
-    items = [EnvironmentItem(name=i.name, ok=i.ok, needed=i.needed, value=i.value, fix=i.fix) for i in report.items]
-    return EnvironmentReport(ok=report.ok, items=items)
+    return api.check_environment(deep=deep)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxrl_core.cli.command import command
+from oxrl_core.cli.command import FormatOption, JsonOption, command
 from oxrl_core.cli.render import Format, Output
 
 if TYPE_CHECKING:
@@ -235,6 +235,9 @@ def config_explain(
     if changed:
         rows = [row for row in explanation.rows if row.layer != "default"]
         explanation = explanation.model_copy(update={"rows": rows})
+    if out.format is Format.agent:  # what a key means is long, and stands in `config schema`
+        rows = [row.model_copy(update={"description": ""}) for row in explanation.rows]
+        explanation = explanation.model_copy(update={"rows": rows})
     out.show(explanation, draw_explanation)
 
 
@@ -259,16 +262,18 @@ def config_schema(
 @command(app, "doctor")
 def doctor(
     out: Output,
-    deep: Annotated[bool, typer.Option("--deep", help="Also run one real step of each engine (about a minute).")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also run one real step of each engine (about a minute).")
+    ] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend, saying what is done.")] = False,
 ) -> None:
     """What this machine has and lacks, each with its fix. Exit code 1 where something needed is broken."""
     from oxrl_core.cli.render import draw_environment
-    from oxrl_core.runs.doctor import apply_remedy, check_environment, command_of, remedies
+    from oxrl_core.runs.doctor import apply_remedy, check_environment, remedies
 
     if fix:
         for item in remedies(check_environment()):
-            out.note(f"{item.name} ({item.value}): {command_of(item)}")
+            out.note(f"{item.name} ({item.value}): {item.fix}")
             out.note(f"  {apply_remedy(item)}")
     if deep:
         out.note("running one real step of every engine, about a minute ...")
@@ -309,10 +314,10 @@ def datasets(out: Output) -> None:
 
 
 @examples_app.callback()
-def examples(context: typer.Context) -> None:
+def examples(context: typer.Context, output_format: FormatOption = Format.auto, as_json: JsonOption = False) -> None:
     """Recipes to start from (default: list)."""
     if context.invoked_subcommand is None:
-        app(["examples", "list"], prog_name="oxrl")
+        app(["examples", "list", "--format", "json" if as_json else output_format], prog_name="oxrl")
 
 
 @command(examples_app, "list")
@@ -351,7 +356,9 @@ def examples_copy(
 
 
 @command(app, "agent-docs")
-def agent_docs(out: Output, topic: Annotated[str, typer.Argument(help="A topic; none: the overview.")] = "overview") -> None:
+def agent_docs(
+    out: Output, topic: Annotated[str, typer.Argument(help="A topic; none: the overview.")] = "overview"
+) -> None:
     """How to work with oxRL, written for coding agents."""
     from oxrl_core.cli.catalogues import read_topic
 

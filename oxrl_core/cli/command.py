@@ -22,7 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds a function to the app as a command. Its first parameter gets the Output; --format and --json come from here."""
+    """Adds a function to the app as a command: its first parameter gets the Output that --format and --json ask for."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from oxrl_core.cli.results import Catalogue, FieldList
     from oxrl_core.config.explain import Explanation
-    from oxrl_core.runs.views import ConfigReport, EnvironmentReport, MetricsView, RunList, RunView
+    from oxrl_core.runs.views import ConfigReport, EnvironmentReport, LaunchResult, MetricsView, RunList, RunView
 
 # Set by coding agents in the shells they open.
 AGENT_VARIABLES = ("CLAUDECODE", "GEMINI_CLI", "CODEX_SANDBOX", "AI_AGENT")
@@ -88,7 +88,7 @@ class Output:
             self.write(json.dumps(result.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False))
             return
         value = result.model_dump(mode="json", exclude_none=True)
-        if value.get("next") in COMMANDS:
+        if "next" in value:
             value["next"] = command_after(value)
         if self.format is Format.quiet:
             self.write("\n".join(identifiers(value)))
@@ -96,6 +96,10 @@ class Output:
             self.write(drawn(draw(result) if draw else draw_anything(value)))
         else:
             self.write(agent_text(value))
+
+    def json(self, document: Mapping[str, Any]) -> None:
+        """Prints a JSON document."""
+        self.write(json.dumps(document, indent=2, ensure_ascii=False))
 
     def text(self, text: str) -> None:
         """Prints prose or a document; in JSON it is {"text": ...}."""
@@ -146,8 +150,9 @@ def _screen(text: str, lines: int = 16) -> str:
 
 
 def command_after(view: Mapping[str, Any]) -> str:
-    """The command for the operation that a view names as its next step."""
-    return COMMANDS.get(str(view.get("next")), str(view.get("next") or "")).format(run_id=view.get("run_id", ""))
+    """The command for the operation that a view names as its next step; other words stand as they are."""
+    step = str(view.get("next") or "")
+    return COMMANDS[step].format(run_id=view.get("run_id", "")) if step in COMMANDS else step
 
 
 # ---------------------------------------------------------------- plain values
@@ -437,6 +442,16 @@ def draw_run(view: RunView) -> Iterable[Any]:
         yield next_line(command_after({"next": view.next, "run_id": view.run_id}))
 
 
+def draw_launch(result: LaunchResult) -> Iterable[Any]:
+    """A launched run, or the plan of a dry run."""
+    if result.plan is not None:
+        yield from draw_config_report(result.plan)
+        return
+    yield from draw_run(result)
+    if not result.created:
+        yield styled("This run was launched before with the same key; nothing new was started.", "yellow")
+
+
 def draw_runs(listing: RunList) -> Iterable[Any]:
     """Runs as a table, newest first."""
     if not listing.runs:
@@ -512,6 +527,7 @@ def draw_explanation(explanation: Explanation) -> Iterable[Any]:
         made.add_row(styled(row.key, dim), styled(number(row.value), dim or "bold"), styled(row.layer, dim))
     yield made
     yield from (styled(line) for line in explanation.arithmetic)
+    yield from (styled(f"note {note}", "dim") for note in explanation.notes)
 
 
 def draw_catalogue(catalogue: Catalogue) -> Iterable[Any]:

@@ -39,20 +39,3 @@ class FieldList(BaseModel):
     """Configuration keys with their meaning."""
 
     fields: list[FieldEntry]
-
-
-class JsonDocument(BaseModel):
-    """Settings of another program: its JSON is printed as it is."""
-
-    client: str
-    file: str
-    settings: dict[str, Any]
-    command: str
-
-
-class FixResult(BaseModel):
-    """What the doctor mended, and the report after it."""
-
-    name: str
-    command: str
-    said: str

@@ -20,7 +20,7 @@ from oxrl_core.algorithms.base import Algorithm, check_params, get_algorithm
 from oxrl_core.config.dialect import Translation, is_old_key, translate
 from oxrl_core.config.presets import preset_for
 from oxrl_core.config.rules import find_contradictions
-from oxrl_core.config.schema import AlgorithmConfig, Config, DatasetConfig, as_datasets
+from oxrl_core.config.schema import AlgorithmConfig, Config, DataConfig, DatasetConfig, as_datasets
 from oxrl_core.config.suggest import closest, did_you_mean
 from oxrl_core.config.yaml_text import Document, read_mapping, read_value, write_mapping
 from oxrl_core.errors import ConfigError
@@ -63,9 +63,7 @@ class _Layer:
     mapping: dict[str, Any]
     label: str
     lines: dict[str, int] = field(default_factory=dict[str, int])
-    sources: dict[str, str] = field(
-        default_factory=dict[str, str]
-    )  # new key -> the old key that it was translated from
+    sources: dict[str, str] = field(default_factory=dict[str, str])  # new key -> the old key behind it
 
     def place(self, key: str) -> str:
         """File and line of a key, or of the nearest section around it."""
@@ -89,7 +87,7 @@ def registry_folder() -> Path:
     """The registry that is installed with oxRL: models and recipes."""
     import registry
 
-    return Path(cast("str", registry.__file__)).parent
+    return Path(str(registry.__file__)).parent
 
 
 def list_recipes(registry: Path | None = None) -> list[RecipeInfo]:
@@ -142,7 +140,7 @@ def load_config(
     _, _ = _apply_overrides(merged, parsed)
     for key in changed:
         _forget_below(key, origins)
-        origins[key] = "override"
+        origins |= dict.fromkeys(_leaves({key: _at(merged, key)}), "override")
 
     config, found = _validate(merged, changed, file_layer, owners)
     problems += found
@@ -213,8 +211,8 @@ def _find(source: str | Path, registry: Path) -> Path:
     path = Path(source).expanduser()
     recipes = {recipe.name: recipe.path for recipe in list_recipes(registry)}
     is_name = isinstance(source, str) and "/" not in source and not path.suffix
-    if is_name and source in recipes:
-        return recipes[source]
+    if is_name and str(source) in recipes:
+        return recipes[str(source)]
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.yaml"))
         hint = f"give one of its files: {', '.join(inside[:8])}" if inside else "give a YAML file"
@@ -345,15 +343,15 @@ def _set(mapping: dict[str, Any], path: str, value: Any, label: str) -> None:
     *parents, last = path.split(".")
     for depth, part in enumerate(parents):
         if isinstance(target, list):
-            target = target[_index(cast("list[Any]", target), part, ".".join(parents[:depth]), label)]
+            target = cast("Any", target[_index(cast("list[Any]", target), part, ".".join(parents[:depth]), label)])
             continue
-        inner: Any = target.get(part)
+        section = cast("dict[str, Any]", target)
+        inner = section.get(part)
         if inner is None:
-            inner = target[part] = {}
+            inner = section[part] = {}
         if not isinstance(inner, dict | list):
-            raise ConfigError(
-                f"{'.'.join(parents[: depth + 1])} is {inner!r}, which has no keys of its own", where=label
-            )
+            where = ".".join(parents[: depth + 1])
+            raise ConfigError(f"{where} is {inner!r}, which has no keys of its own", where=label)
         target = cast("Any", inner)
     if isinstance(target, list):
         target[_index(cast("list[Any]", target), last, ".".join(parents), label)] = value
@@ -427,11 +425,8 @@ def _leaves(mapping: Mapping[str, Any]) -> list[str]:
 
 
 def _forget_below(key: str, origins: dict[str, str]) -> None:
-    """A list that is replaced takes the origins of its old entries with it."""
-    parts = key.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
-    stem = ".".join(parts[: numbers[0]]) if numbers else key
-    for known in [k for k in origins if k.startswith(f"{key}.") or (k == stem and stem != key)]:
+    """A value that is replaced takes the origins of what was inside it along."""
+    for known in [k for k in origins if k.startswith(f"{key}.")]:
         del origins[known]
 
 
@@ -520,7 +515,7 @@ def _section_below(section: type[BaseModel], name: str) -> type[BaseModel] | Non
         return None
     if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
         return info.annotation
-    return DatasetConfig if name in ("train", "eval") and section is Config.model_fields["data"].annotation else None
+    return DatasetConfig if section is DataConfig and name in ("train", "eval") else None
 
 
 def section_of(key: str) -> type[BaseModel] | None:

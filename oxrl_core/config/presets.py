@@ -1,7 +1,7 @@
 """What an algorithm changes about the defaults before the registry, your file and your overrides speak.
 
-Each number stands beside its reason. Parameters of the loss itself (`clip_low`, ...) are not here: their defaults are in
-the signature of the loss.
+Each number stands beside its reason. Parameters of the loss itself (`clip_low`, ...) are not here: their defaults are
+in the signature of the loss.
 """
 
 from __future__ import annotations

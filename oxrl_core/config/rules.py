@@ -93,6 +93,13 @@ def _of_rl(config: Config) -> Iterator[Contradiction]:
             "the transformers sampler does not split a model over GPUs",
             "set rollout.engine: vllm, or tensor_parallel: 1",
         )
+    if rollout.colocate and (rollout.tensor_parallel > 1 or rollout.num_workers != train.num_workers):
+        yield Contradiction(
+            "rollout.colocate",
+            f"colocated, each GPU holds one training rank and one sampler worker; asked are {train.num_workers} ranks and "
+            f"{rollout.num_workers} workers of {rollout.tensor_parallel} GPU(s)",
+            f"set rollout.num_workers: {train.num_workers} and tensor_parallel: 1, or colocate: false",
+        )
     num_rollouts = train.prompts_per_step * rollout.group_size
     if num_rollouts < train.num_workers * train.updates_per_step:
         yield Contradiction(

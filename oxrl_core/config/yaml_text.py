@@ -22,26 +22,32 @@ class Document:
     lines: dict[str, int]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars. Version 1.1 reads 1e-6 as text, `no` as false and 2026-11-21 as a date."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own class attribute)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
+_NUMBER_STARTS = "-+0123456789"
+_NULL = ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"))
+_BOOL = ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"))
+_INT = ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"))
+_FLOAT = (
     "tag:yaml.org,2002:float",
     re.compile(
         r"^(?:[-+]?(?:[0-9][0-9_]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*\.?[eE][-+]?[0-9]+"
         r"|[-+]?[0-9][0-9_]*\.|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
-    list("-+.0123456789"),
 )
-_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
+_MERGE = ("tag:yaml.org,2002:merge", re.compile(r"^<<$"))
+# First letter of a plain scalar -> what it may be. Version 1.1 would read 1e-6 as text, `no` as false, dates as dates.
+RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {
+    **{letter: [_NULL] for letter in ("", "~", "n", "N")},
+    **{letter: [_BOOL] for letter in "tTfF"},
+    **{letter: [_INT, _FLOAT] for letter in _NUMBER_STARTS},
+    ".": [_FLOAT],
+    "<": [_MERGE],
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars."""
+
+    yaml_implicit_resolvers = RESOLVERS
 
 
 def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -55,7 +61,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 def read_mapping(text: str, label: str) -> Document:
     """The mapping that a YAML text holds; anything else is a ConfigError with line and column."""
     try:
-        root = cast("yaml.Node | None", yaml.compose(text, Loader=_Loader))
+        root = yaml.compose(text, Loader=_Loader)
         if root is None:
             raise ConfigError("the file is empty", where=label, next_step="start from a recipe: `oxrl examples`")
         if not isinstance(root, yaml.MappingNode):
@@ -96,12 +102,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    plain = any(
-        pattern.match(text)
-        for patterns in _Loader.yaml_implicit_resolvers.values()
-        for _, pattern in cast("list[tuple[str, re.Pattern[str]]]", patterns)
-    )
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if plain else None)
+    looks_like_more = any(pattern.match(text) for _, pattern in (_NULL, _BOOL, _INT, _FLOAT, _MERGE))
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, style="'" if looks_like_more else None)
 
 
 _Dumper.add_representer(str, _represent_text)

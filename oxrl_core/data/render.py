@@ -75,7 +75,7 @@ def _prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfi
         text = _plain_text(row, data)
         token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         # BOS where the tokenizer puts one before text, and only one; never the EOS that some append to a prompt.
-        before = tokenizer("a")["input_ids"][:1]
+        before = tokenizer(text)["input_ids"][:1]
         if tokenizer.bos_token_id is not None and before == [tokenizer.bos_token_id] != token_ids[:1]:
             token_ids = [tokenizer.bos_token_id, *token_ids]
     if not token_ids:

@@ -1,7 +1,7 @@
 """Checkpoints that are either whole or not there: the rename of a finished folder is the only commit.
 
     .tmp-<step>-<uuid>/   being written; whatever is found here at the next start is rubbish
-    step_%08d/            committed: every file listed with size and hash in manifest.json, all on disk before the rename
+    step_%08d/            committed: manifest.json lists every file with size and hash; all on disk before the rename
     bad_step_.../         was committed but no longer matches its manifest; kept for inspection, never loaded
     .trash-<uuid>/        on its way out
 There is no `latest` file that could be torn. Nothing here imports torch.
@@ -92,12 +92,12 @@ class CheckpointStore:
         else:
             if target.exists():
                 self._quarantine(target)
-            os.rename(folder, target)
+            folder.rename(target)
             _fsync_folder(self.root)
         self._open = None
         for old in self._steps()[self.keep :]:
             trash = self.root / f".trash-{uuid.uuid4().hex[:8]}"
-            os.rename(old, trash)
+            old.rename(trash)
             shutil.rmtree(trash)
         return target
 
@@ -122,7 +122,7 @@ class CheckpointStore:
 
     def _quarantine(self, folder: Path) -> None:
         bad = self.root / f"bad_{folder.name}-{uuid.uuid4().hex[:6]}"
-        os.rename(folder, bad)
+        folder.rename(bad)
         self.quarantined.append(bad)
 
 

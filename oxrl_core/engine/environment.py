@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def has_gpu() -> bool:
-    """Whether this process may see an NVIDIA GPU; asks the driver's device files, because importing torch takes seconds."""
+    """Whether this process may see an NVIDIA GPU; asks for the driver's device files: importing torch takes seconds."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
         return False
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
@@ -18,7 +18,7 @@ def engine_environment(use_gpu: bool | None = None) -> dict[str, str]:
     variables = {
         "TOKENIZERS_PARALLELISM": "false",  # forked tokenizer threads only warn and contend
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TORCH_COMPILE_DISABLE": "1",  # nothing here gains from it; a stray compile costs 20 s of C++ at the first batch
+        "TORCH_COMPILE_DISABLE": "1",  # nothing here gains from it; a stray compile costs 20 s at the first batch
         "DO_NOT_TRACK": "1",
     }
     if not (has_gpu() if use_gpu is None else use_gpu):

@@ -1,7 +1,7 @@
 """Weights, optimizer and schedule of the trained policy on one rank: DeepSpeed behind a dozen plain methods.
 
-The gradient of a step is the plain SUM of d(loss) over all micro-batches and all ranks; the caller has divided the loss by
-the items of the whole step. Nothing is averaged behind its back.
+The gradient of a step is the plain SUM of d(loss) over all micro-batches and all ranks; the caller has divided the loss
+by the items of the whole step. Nothing is averaged behind its back.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class PolicyEngine:
 
         model: nn.Module = load_policy(model_folder, config.model, self.dtype)
         silence_dropout(model)
-        self.head_difference = PolicyModel(model).check_head()
         wants_reference = config.algorithm.kl_coef > 0 if with_reference is None else with_reference
         self.reference: PolicyModel | None = None
         if config.model.lora.enabled:
@@ -74,7 +73,7 @@ class PolicyEngine:
         elif wants_reference:
             self.reference = self._load_reference()
         self.policy = PolicyModel(model)
-        self.policy.check_head()
+        self.head_difference = self.policy.check_head()
         self.policy.train()
         self.trained = [name for name, parameter in self.policy.model.named_parameters() if parameter.requires_grad]
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -135,8 +134,8 @@ class PolicyEngine:
     def backward(self, loss: Tensor, last: bool) -> None:
         """Adds d(loss) to the gradient of the step; `last` marks the step's last micro-batch.
 
-        The loss is already divided by the items of the whole step, all ranks. Ranks must call it equally often: one with
-        fewer micro-batches goes on with a batch that trains on nothing (its loss is 0, its collectives meet the others').
+        The loss is already divided by the items of the whole step, all ranks. Ranks must call it equally often: one
+        with fewer micro-batches goes on with a batch that trains on nothing (loss 0; its collectives meet the others').
         """
         self.engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the gradient wanted is the sum. Its accumulation scaling is off.
@@ -180,7 +179,7 @@ class PolicyEngine:
         return revert_weight_conversion(self.policy.causal, weights) if self.rank == 0 else None
 
     def export_model(self, folder: Path) -> None:
-        """Writes a folder that transformers and vLLM load: the merged model with its tokenizer; adapters in adapter/."""
+        """Writes a folder that transformers and vLLM load: merged weights and tokenizer; the adapter in adapter/."""
         weights = merged_state_dict(self.policy.model, self._gather, keep=self.rank == 0)
         adapter: dict[str, Tensor] = {}
         if isinstance(self.policy.model, peft.PeftModel):
@@ -277,8 +276,8 @@ class PolicyEngine:
             save_file(adapter, unfinished / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
         old = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
         if folder.exists():
-            os.rename(folder, old)
-        os.rename(unfinished, folder)
+            folder.rename(old)
+        unfinished.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -341,7 +340,8 @@ def make_optimizer(policy: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     matrices = [parameter for parameter in trained if parameter.ndim >= 2]
     vectors = [parameter for parameter in trained if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=train.lr, betas=train.betas, eps=train.eps)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, eps=train.eps)
 
 
 def deepspeed_settings(

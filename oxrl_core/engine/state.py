@@ -1,4 +1,4 @@
-"""What a rank writes so that a resumed run is bitwise the same: master weights, AdamW's moments, counters, random states.
+"""What a rank writes so that a resumed run is bitwise the same: master weights, moments, counters, random states.
 
 Each rank writes the flat pieces that it owns under ZeRO, as safetensors, and the rest as JSON. No pickle.
 """
@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -73,7 +73,8 @@ def load_state(policy: PolicyEngine, folder: Path) -> None:
             master.data.copy_(mine.pop("master"))
             optimizer.state[master] = {
                 # AdamW keeps its step count on the CPU, its moments where the weights are.
-                name: value.clone() if name == "step" else value.to(master.device) for name, value in mine.items()
+                name: value.clone() if name == "step" else value.to(master.device)
+                for name, value in mine.items()
             }
             if not mine:
                 optimizer.state.pop(master)
@@ -117,8 +118,8 @@ def refresh_weights(policy: PolicyEngine) -> None:
 def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """States of torch's, numpy's and Python's generators: as tensors, and as JSON."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
-    tensors = {"random.torch": torch.get_rng_state(), "random.numpy": torch.from_numpy(keys.astype(numpy.int64))}
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors = {"random.torch": torch.get_rng_state(), "random.numpy": torch.from_numpy(keys.astype(np.int64))}
     if device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
     scalars = {
@@ -133,8 +134,8 @@ def restore_random_states(tensors: dict[str, Tensor], scalars: dict[str, Any], d
     version, words, gauss = scalars["python"]
     random.setstate((version, tuple(words), gauss))
     kind, position, has_gauss, cached = scalars["numpy"]
-    keys = tensors["random.numpy"].numpy().astype(numpy.uint32)
-    numpy.random.set_state((kind, keys, position, has_gauss, cached))
+    keys = tensors["random.numpy"].numpy().astype(np.uint32)
+    np.random.set_state((kind, keys, position, has_gauss, cached))
     torch.set_rng_state(tensors["random.torch"])
     if device.type == "cuda" and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"], device)

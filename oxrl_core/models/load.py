@@ -1,4 +1,4 @@
-"""Where a model comes from, and how it is loaded: safetensors only, no remote code, no weight left random in silence."""
+"""Where a model comes from and how it is loaded: safetensors only, no remote code, no weight left random in silence."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class PolicyModel(nn.Module):
             return attention_mask
         attention = self.causal.config._attn_implementation
         if attention not in MASKED_ATTENTIONS:
-            raise ModelError(f"packed rows cannot be masked with attention '{attention}'", "model.attention", "use sdpa")
+            raise ModelError(f"attention '{attention}' cannot mask packed rows", "model.attention", "use sdpa")
         length = segment_ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
         # Padding is segment 0 and sees itself: a row without any visible token would turn into NaN.
@@ -133,8 +133,8 @@ class PolicyModel(nn.Module):
 class ChunkedHead(nn.Module):
     """The output head over chunks of tokens.
 
-    Its chunks call head.forward, not head(): under ZeRO-3 this whole module is one gathering unit, so ranks with different
-    numbers of tokens still issue the same collectives.
+    Its chunks call head.forward, not head(): under ZeRO-3 this whole module is one gathering unit, so ranks with
+    different numbers of tokens still issue the same collectives.
     """
 
     def __init__(self, head: nn.Module, transform: Callable[[Tensor], Tensor], chunk_tokens: int) -> None:
@@ -183,7 +183,7 @@ def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
 
 
 def unpack(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
-    """Each segment of packed rows as a row of its own, and for each of its tokens the flat index in the packed batch."""
+    """Each segment of packed rows as a row of its own, and for each of its tokens the flat index in the batch."""
     pieces = [
         (row, (batch.segment_ids[row] == segment).nonzero().squeeze(1))
         for row in range(batch.input_ids.shape[0])

@@ -28,7 +28,7 @@ def whole(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> peft.PeftModel:
-    """The model with frozen weights and fresh adapters (B = 0, so it computes the same); equal seeds, equal adapters."""
+    """The model with frozen weights and fresh adapters (B = 0, so it computes the same); the seed decides A."""
     targets = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
     where = "model.lora.target_modules"
     linears = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
@@ -62,7 +62,7 @@ def bound_modules(model: nn.Module) -> list[str]:
 
 
 def merged_state_dict(model: nn.Module, gather: Gather = whole, keep: bool = True) -> dict[str, Tensor]:
-    """CPU copies of all weights under their transformers names, adapters merged as W + scale * B A, a tied head left out.
+    """CPU copies of all weights under transformers names, adapters merged as W + scale * B A, a tied head left out.
 
     The training weights are only read. With sharded weights every rank must call it; ranks with keep=False take part
     in the gathering and get an empty dict.

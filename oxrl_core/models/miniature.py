@@ -1,13 +1,12 @@
-"""Miniature models: the real architecture, random weights, a few hundred kilobytes, made on the spot without a download.
+"""Miniature models: the real architecture, random weights, some hundred kilobytes, made on the spot without a download.
 
-`chars` is a Qwen3 of 0.4M parameters that reads 19 characters: it learns small tasks from nothing in a minute on one CPU
-core. Every other name is an entry of registry/models: the same architecture with few and narrow layers, a byte-level
-tokenizer of 320 tokens and a ChatML template.
+`chars` is a Qwen3 of 0.4M parameters that reads 19 characters: it learns small tasks from nothing in a minute on one
+CPU core. Every other name is an entry of registry/models: the same architecture with few and narrow layers, a
+byte-level tokenizer of 320 tokens and a ChatML template.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from importlib.resources import files
@@ -55,7 +54,7 @@ SMALL_BY_TYPE: dict[str, dict[str, Any]] = {"qwen2": {}, "qwen3": {"head_dim": 1
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0 (pad), 1, 2 (EOS)
 # 61 merges of frequent pairs, written out so that the vocabulary (3 + 256 + 61 = 320) is the same on every machine.
-MERGES = (
+MERGES = (  # noqa: SIM905  # one line of pairs reads better than 61 quoted strings
     "Ġt Ġa Ġs Ġw Ġo Ġf Ġb Ġc Ġh Ġm Ġp Ġd Ġi Ġl Ġn Ġr Ġe Ġg he in er an re on at en nd st es or te of ed is it al ar "
     "ou ng ve le me se nt ti ha hi as to ro li ri io us ic ur ma co om ll ay"
 ).split()
@@ -88,7 +87,7 @@ def make_miniature(name: str, folder: Path, seed: int) -> Path:
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     try:
-        os.rename(unfinished, folder)
+        unfinished.rename(folder)
     except OSError:
         shutil.rmtree(unfinished)
         if not (folder / "config.json").is_file():
@@ -131,7 +130,7 @@ def read_registry_entry(slug: str) -> dict[str, Any]:
 
 
 def _character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character. It has no unknown token on purpose: a character it cannot read is an error, not a '?'."""
+    """One token per character. It knows no unknown token: a character it cannot read is an error, not a "?"."""
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")

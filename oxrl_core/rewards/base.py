@@ -187,7 +187,8 @@ class _Pool:
     def score(self, rollouts: Sequence[Rollout], timeout_seconds: float) -> list[Score]:
         scores: list[Score | None] = [None] * len(rollouts)
         waiting = deque(range(len(rollouts)))
-        num_workers = min(MAX_WORKERS, os.cpu_count() or 1, -(-len(rollouts) // CHUNK))
+        # Two even on one core: where one hangs, the other goes on.
+        num_workers = min(MAX_WORKERS, max(2, os.cpu_count() or 1), -(-len(rollouts) // CHUNK))
         self.start(num_workers)
         try:
             self._collect(rollouts, scores, waiting, time.monotonic() + timeout_seconds)

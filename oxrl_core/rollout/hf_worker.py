@@ -22,7 +22,7 @@ MAX_ROWS = 256  # samples that decode together; more would not be faster on a CP
 
 
 class TransformersWorker:
-    """A policy that decodes with its own loop: each prompt is read once for its group, finished rows leave the batch."""
+    """A policy with a decode loop of its own: a prompt is read once for its group, finished rows leave the batch."""
 
     def __init__(self, config: Config, model_folder: str | Path, eos_ids: Sequence[int] | None = None) -> None:
         from transformers import AutoModelForCausalLM
@@ -113,7 +113,9 @@ class TransformersWorker:
         width = max(len(prompt) for prompt in distinct)
         # Padding at the left, so that the last column is the last token of every prompt.
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in distinct], device=self.device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=self.device)
+        mask = torch.tensor(
+            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=self.device
+        )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self.model(

@@ -37,7 +37,9 @@ class Sampler:
 
         eos_ids = eos_token_ids(model_folder) if config.rollout.stop_at_eos else []
         arguments = [(config, model_folder, eos_ids)] * config.rollout.num_workers
-        group = start_group(worker_class(config.rollout.engine), arguments, config=config, cluster=cluster, name="sampler")
+        group = start_group(
+            worker_class(config.rollout.engine), arguments, config=config, cluster=cluster, name="sampler"
+        )
         return cls(group, config, decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def ready(self) -> list[dict[str, Any]]:
@@ -68,7 +70,13 @@ class Sampler:
         # Contiguous shares: a prompt's group mostly stays on one worker, which reads the prompt once.
         shares = [samples[start:end] for start, end in _even_cuts(len(samples), self.group.size)]
         arguments = [
-            ([prompt.token_ids for prompt, _, _ in share], [seed for *_, seed in share], temperature, max_tokens, greedy)
+            (
+                [prompt.token_ids for prompt, _, _ in share],
+                [seed for *_, seed in share],
+                temperature,
+                max_tokens,
+                greedy,
+            )
             for share in shares
         ]
         answers: list[list[Completion]] = self.group.call_each("generate", arguments)

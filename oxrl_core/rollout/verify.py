@@ -1,4 +1,4 @@
-"""Tripwires between trainer and sampler: the same weights, the same policy version, the same log-probs. Plain numbers."""
+"""Tripwires between trainer and sampler: the same weights, policy version and log-probs. Plain numbers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def check_logprob_gap(
             f"trainer and sampler disagree about the same tokens by {gap.mean:.3g} on average (limit {limit:g}), "
             f"by {gap.max:.3g} at worst",
             where=gap.worst,
-            next_step="use model.precision float32 or rollout.engine transformers; rollout.logprob_gap_limit moves the gate",
+            next_step="use model.precision=float32 or rollout.engine=transformers, or raise rollout.logprob_gap_limit",
         )
     return gap
 

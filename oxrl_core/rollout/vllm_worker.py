@@ -29,14 +29,15 @@ FINISH_REASONS = {"stop": "stop", "length": "length"}
 class VllmWorker:
     """A vLLM engine: token ids in and out, one request per sample with its own seed, no truncated distribution."""
 
+    # Switched off only by the tests that prove that the fingerprint notices.
+    _repairs_tied_head = True
+    _resets_cache = True
+
     def __init__(
         self,
         config: Config,
         model_folder: str | Path,
         eos_ids: Sequence[int] | None = None,
-        *,
-        _repair_tied_head: bool = True,
-        _reset_cache: bool = True,
     ) -> None:
         # Read by vLLM while it is imported. With an engine process of its own, tensors could not reach the model.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -75,8 +76,6 @@ class VllmWorker:
         if self.device == "cpu":
             check_head_size(self.llm.llm_engine.model_config.get_head_size(), str(model_folder))
         self.is_tied = bool(self.llm.llm_engine.model_config.hf_text_config.tie_word_embeddings)
-        self._repair_tied_head = _repair_tied_head
-        self._reset_cache = _reset_cache
         self._version = 0
 
     def ready(self) -> dict[str, Any]:
@@ -139,10 +138,10 @@ class VllmWorker:
         """Replaces the weights in memory, in whatever form the engine keeps them."""
         check_names(weights, self.names, optional=["lm_head.weight"] if self.is_tied else [])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(weights.items())})
-        if self.is_tied and self.device == "cpu" and self._repair_tied_head:
+        if self.is_tied and self.device == "cpu" and self._repairs_tied_head:
             self.llm.apply_model(repack_tied_head)
         # Blocks of the prefix cache were computed by the old weights.
-        if self._reset_cache and not self.llm.reset_prefix_cache():
+        if self._resets_cache and not self.llm.reset_prefix_cache():
             raise RunFailure(
                 "vLLM refused to reset its prefix cache, which holds values of the old weights",
                 where="VllmWorker.load_weights",

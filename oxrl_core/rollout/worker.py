@@ -1,4 +1,4 @@
-"""What every sampler worker is, and what both engines share: completions, EOS, lengths, and the names of the weights."""
+"""What every sampler worker is, and what both engines share: completions, EOS, lengths, names of the weights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RolloutWorker(Protocol):
 
 
 def compute_device(config: Config) -> tuple[str, torch.dtype]:
-    """Where a worker computes and in which precision: the GPU in bfloat16 where there is one, else the CPU in float32."""
+    """Where a worker computes and in which precision: by default bfloat16 on a GPU, float32 on the CPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -114,7 +114,7 @@ def window(config: Config, model_folder: str | Path) -> int:
 
 
 def check_fits(token_id_lists: Sequence[Sequence[int]], max_tokens: int, limit: int) -> None:
-    """Raises where a prompt and its completion would not fit in the window: an engine would cut the completion silently."""
+    """Raises where a prompt and its completion do not fit in the window: an engine would cut it silently."""
     longest = max((len(token_ids) for token_ids in token_id_lists), default=0)
     if longest + max_tokens > limit:
         raise ConfigError(

@@ -29,6 +29,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel
 
+from oxrl_core.config.machine import this_machine
 from oxrl_core.errors import MachineError
 from oxrl_core.runs.rundir import oxrl_home
 from oxrl_core.runs.views import EnvironmentItem, EnvironmentReport
@@ -166,19 +167,17 @@ def check_system() -> list[EnvironmentItem]:
             fix="use Linux (WSL2 on Windows); macOS trains with the transformers sampler",
         ),
     ]
-    memory = psutil.virtual_memory()
-    total_gib, free_gib = memory.total / 2**30, memory.available / 2**30
+    machine = this_machine(oxrl_home())
+    items.append(EnvironmentItem(group="system", name="cpu", needed=True, value=f"{machine.cpus} cores"))
     items.append(
         EnvironmentItem(
             group="system",
             name="memory",
-            ok=free_gib >= MIN_MEMORY_GIB,
-            value=f"{free_gib:.1f} GiB free of {total_gib:.1f}",
+            ok=machine.free_memory_gib >= MIN_MEMORY_GIB,
+            value=f"{machine.free_memory_gib:.1f} GiB free of {machine.memory_gib:.1f}",
             fix=f"the smallest run with all engines takes about {MIN_MEMORY_GIB:.0f} GiB: end other programs",
         )
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    items.append(EnvironmentItem(group="system", name="cpu", needed=True, value=f"{cores} cores"))
     shared = Path("/dev/shm")
     if shared.is_dir():
         shared_gib = shutil.disk_usage(shared).total / 2**30
@@ -521,6 +520,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     process.wait(timeout=30)
+
+
+def remedies(report: EnvironmentReport) -> list[EnvironmentItem]:
+    """What `--fix` can mend by itself: each item's `fix` says the command that its `remedy` is."""
+    return [item for item in report.items if not item.ok and item.remedy]
 
 
 def apply_remedy(item: EnvironmentItem, *, timeout_seconds: float = 600.0) -> str:

@@ -218,6 +218,8 @@ def _start_supervisor(run: RunDir, python: str) -> dict[str, Any]:
 
 
 def _record_failure(run: RunDir, error: OxrlError) -> None:
+    if (run.path / "status.json").exists():
+        return  # a supervisor holds the run after all, and its word counts
     now = time.time()
     record = {"state": "failed", "started_at": now, "ended_at": now, "error": error.as_dict()}
     try:

@@ -161,11 +161,9 @@ class RunDir:
 
         run = loaded.config.run
         spec: dict[str, Any] = {
-            "name": run.name,
             "kind": kind,
             "key": key,
             "config_hash": config_hash(loaded.config),
-            "created_at": time.time(),
             "cwd": str(Path.cwd()),
             "max_hours": run.max_hours,
             "stop_grace_seconds": run.stop_grace_seconds,
@@ -174,10 +172,11 @@ class RunDir:
         }
         if command is not None:
             spec["command"] = list(command)
-        return cls._create(home, run.name, config_to_yaml(loaded.config), spec)
+        return cls.create_from_parts(home, run.name, config_to_yaml(loaded.config), spec)
 
     @classmethod
-    def _create(cls, home: Path, name: str, config_yaml: str, spec: dict[str, Any]) -> RunDir:
+    def create_from_parts(cls, home: Path, name: str, config_yaml: str, spec: dict[str, Any]) -> RunDir:
+        """A new run directory from the text of its configuration and the rest of its spec, not launched."""
         runs = home / "runs"
         path: Path | None = None
         try:
@@ -197,13 +196,14 @@ class RunDir:
                 (path / folder).mkdir()
             write_text(path / "config.yaml", config_yaml, durable=True)
             # spec.json comes last: a directory without it is not a run, and readers pass it by.
-            write_json(path / "spec.json", {"run_id": path.name, **spec}, durable=True)
+            birth = {"run_id": path.name, "name": name, "created_at": time.time()}
+            write_json(path / "spec.json", {**birth, **spec}, durable=True)
         except OSError as error:
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)
             raise _disk_error(error, runs) from error
         run = cls(path)
-        run.append_event("info", "created", f"run {run.run_id} created", config_hash=spec["config_hash"])
+        run.append_event("info", "created", f"run {run.run_id} created", config_hash=spec.get("config_hash", ""))
         return run
 
     def spec(self) -> dict[str, Any]:
@@ -217,16 +217,9 @@ class RunDir:
 
     def config(self) -> Config:
         """The resolved configuration of this run."""
-        import yaml
+        from oxrl_core.config.load import read_resolved
 
-        from oxrl_core.config.schema import Config
-
-        path = self.path / "config.yaml"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise NotFoundError(f"no readable config.yaml: {error.strerror}", str(path), "oxrl run list") from error
-        return Config.model_validate(yaml.safe_load(text))
+        return read_resolved(self.path / "config.yaml")
 
     # ---------------------------------------------------------------- the driver's side
 

@@ -145,6 +145,7 @@ class Supervisor:
         except (MachineError, OSError) as error:
             failure = _start_failure(error, self.run)
             self.record.update(state="failed", ended_at=time.time(), error=failure)
+            self._save()  # before the launcher hears of it, who may look
             _reply(answer, {"error": failure})
             self._event("error", "failed", failure["what"])
             self._write_final(self.clean_up())

@@ -24,7 +24,7 @@ RunState = Literal[
 class View(BaseModel):
     """A result that knows only its own fields."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, defer_build=True)
 
 
 class ErrorView(View):

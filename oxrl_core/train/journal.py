@@ -41,6 +41,8 @@ class Journal:
         """Goes on from the newest valid checkpoint of the run directory, where there is one."""
         learner = self.parts.learner
         newest = learner.share(self.store.newest() if self.writes and self.config.train.resume else None)
+        for bad in self.store.quarantined:
+            self.run.append_event("warning", "bad_checkpoint", f"{bad.name} does not match its manifest and is set aside")
         if newest is None:
             return
         folder, manifest = newest
@@ -60,7 +62,7 @@ class Journal:
         folder = learner.share(self.store.begin(progress.step) if self.writes else None)
         learner.save(folder)
         if self.writes:
-            path = self.store.finish(folder, progress)
+            path = self.store.finish(progress, run_id=self.run.run_id)
             self.run.append_event("info", "checkpoint", f"step {progress.step} is saved", checkpoint=path.name)
         self.saved_step = progress.step
 

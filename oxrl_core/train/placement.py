@@ -7,7 +7,6 @@ itself. A group is started without waiting: learner and sampler load side by sid
 from __future__ import annotations
 
 import faulthandler
-import importlib
 import math
 import os
 import signal
@@ -42,6 +41,7 @@ RAY_ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "60000",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # every failure is raised where it is waited for; not told twice
 }
 WORKER_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the actor's process: weights move in memory
@@ -216,6 +216,7 @@ class Cluster:
         self.plan = plan_placement(config, self.resources())
         self.names_by_actor: dict[str, str] = {}  # a dead actor is known by its id only
         self.groups: list[RayGroup] = []
+        self.submitted: list[_Call] = []  # receipts of calls whose answers go from actor to actor
         self._shared_room: Any = None
         self._times_named: Counter[str] = Counter()
 
@@ -244,6 +245,12 @@ class Cluster:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = tuple(node["GPU"] for node in nodes if node.get("GPU"))
         return Resources(cpus=sum(node.get("CPU", 0.0) for node in nodes), gpus_by_node=gpus)
+
+    def is_one_node(self) -> bool:
+        """Whether all workers share this machine."""
+        import ray
+
+        return sum(node["Alive"] for node in ray.nodes()) == 1
 
     def environment(self) -> dict[str, str]:
         """The variables that every worker needs before its first import."""
@@ -388,12 +395,17 @@ class Host:
 
         return Seat(os.getpid(), ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address())
 
-    def rendezvous(self) -> tuple[str, int]:
-        """Address and free port at which the ranks of the group meet."""
-        return self.seat().address, free_port()
+    def rendezvous(self, is_one_node: bool) -> tuple[str, int]:
+        """Address and free port at which the ranks of the group meet; on one node they never leave it."""
+        return "127.0.0.1" if is_one_node else self.seat().address, free_port()
 
     def build(
-        self, cls: type | Callable[..., Any], args: tuple[Any, ...], rank: int, size: int, meeting: tuple[str, int] | None
+        self,
+        cls: type | Callable[..., Any],
+        args: tuple[Any, ...],
+        rank: int,
+        size: int,
+        meeting: tuple[str, int] | None,
     ) -> None:
         """Makes the worker."""
         if meeting is not None:
@@ -405,6 +417,10 @@ class Host:
         """What the worker answers."""
         with _named_failures(self.name, method, self.log):
             return getattr(self.worker, method)(*args)
+
+    def submit(self, method: str, *args: Any) -> tuple[Any, None]:
+        """What the worker answers, and a receipt that fails where the answer does but weighs nothing."""
+        return self.call(method, *args), None
 
 
 def rank_environment(rank: int, size: int, address: str, port: int) -> dict[str, str]:
@@ -446,13 +462,13 @@ def _redirect_output(log: Path) -> Any:
     return stream
 
 
-@dataclass
-class _Pending:
-    """A call on its way: the references of its answers and who owes them."""
+@dataclass(frozen=True)
+class _Call:
+    """A call on its way: the reference of its answer, and who owes it."""
 
+    reference: Any
     method: str
-    references: list[Any]
-    names: list[str]
+    name: str
 
 
 @dataclass
@@ -467,9 +483,8 @@ class RayGroup:
     start_seconds: float
     started: float = field(default_factory=time.monotonic)
     seats: list[Seat] = field(default_factory=list)
-    _seat_references: list[Any] = field(default_factory=list)
-    _start: _Pending | None = None
-    _submitted: list[_Pending] = field(default_factory=list)
+    _seat_calls: list[_Call] = field(default_factory=list)
+    _start_calls: list[_Call] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -505,19 +520,15 @@ class RayGroup:
             .remote(actor, str((cluster.logs / f"{actor}.log").absolute()))
             for index, actor in enumerate(names)
         ]
-        group = cls(
-            cluster, names, hosts, room, config.run.call_timeout_seconds, config.run.start_timeout_seconds
-        )
+        group = cls(cluster, names, hosts, room, config.run.call_timeout_seconds, config.run.start_timeout_seconds)
         for host, actor in zip(hosts, names, strict=True):
             cluster.names_by_actor[host._actor_id.hex()] = actor
         cluster.groups.append(group)
-        meeting = hosts[0].rendezvous.remote() if name == "learner" else None
-        group._seat_references = [host.seat.remote() for host in hosts]
-        references = [
-            host.build.remote(worker, tuple(args), rank, len(hosts), meeting)
-            for rank, (host, args) in enumerate(zip(hosts, args_per_worker, strict=True))
-        ]
-        group._start = _Pending("start", references, names)
+        meeting = hosts[0].rendezvous.remote(cluster.is_one_node()) if name == "learner" else None
+        for rank, (host, args, actor) in enumerate(zip(hosts, args_per_worker, names, strict=True)):
+            group._seat_calls.append(_Call(host.seat.remote(), "start", actor))
+            built = host.build.remote(worker, tuple(args), rank, len(hosts), meeting)
+            group._start_calls.append(_Call(built, "start", actor))
         return group
 
     @property
@@ -532,26 +543,22 @@ class RayGroup:
     def call_each(self, method: str, args_per_worker: Sequence[tuple[Any, ...]]) -> list[Any]:
         """What each worker answers to its own arguments."""
         self._wait_for_start()
-        references = [
-            host.call.remote(method, *args) for host, args in zip(self.hosts, args_per_worker, strict=True)
+        calls = [
+            _Call(host.call.remote(method, *args), method, name)
+            for host, args, name in zip(self.hosts, args_per_worker, self.names, strict=True)
         ]
-        # A submitted call that failed on another rank shows here, before this one would wait for it in vain.
-        submitted, self._submitted = self._submitted, []
-        for pending in submitted:
-            self._collect(pending, self.call_seconds, keep=False)
-        return self._collect(_Pending(method, references, self.names), self.call_seconds)
+        return self._collect(calls, self.call_seconds)
 
     def submit(self, method: str, *args: Any, worker: int = 0) -> Any:
         """A handle to the answer of one worker, which never passes through this process."""
         self._wait_for_start()
-        reference = self.hosts[worker].call.remote(method, *args)
-        self._submitted.append(_Pending(method, [reference], [self.names[worker]]))
-        return reference
+        handle, receipt = self.hosts[worker].submit.options(num_returns=2).remote(method, *args)
+        self.cluster.submitted.append(_Call(receipt, method, self.names[worker]))
+        return handle
 
     def fetch(self, handle: Any) -> Any:
         """The answer behind a handle."""
-        owed = next((pending for pending in self._submitted if handle in pending.references), None)
-        return self._collect(owed or _Pending("fetch", [handle], self.names), self.call_seconds)[0]
+        return self._collect([_Call(handle, "fetch", ", ".join(self.names))], self.call_seconds)[0]
 
     def close(self) -> None:
         """Kills the actors and waits for those of this machine to be gone."""
@@ -561,7 +568,8 @@ class RayGroup:
             return
         for host in self.hosts:
             ray.kill(host, no_restart=True)
-        self.hosts, self._submitted = [], []
+        self.hosts = []
+        self.cluster.submitted = [call for call in self.cluster.submitted if call.name not in self.names]
         here = ray.get_runtime_context().get_node_id()
         deadline = time.monotonic() + EXIT_SECONDS
         for pid in [seat.pid for seat in self.seats if seat.node_id == here]:
@@ -571,67 +579,68 @@ class RayGroup:
         self.cluster.groups.remove(self)
 
     def _wait_for_start(self) -> None:
-        if self._start is None:
+        if not self._start_calls:
             return
-        left = self.started + self.start_seconds - time.monotonic()
         try:
-            self._collect(self._start, max(left, 0.0))
+            self._collect(self._start_calls, self.start_seconds, since=self.started)
         except DeadlineError as error:
             import ray
 
-            placed, _ = ray.wait(self._seat_references, num_returns=self.size, timeout=0)
-            absent = [n for n, ref in zip(self.names, self._seat_references, strict=True) if ref not in placed]
+            references = [call.reference for call in self._seat_calls]
+            placed, _ = ray.wait(references, num_returns=self.size, timeout=0)
+            absent = ", ".join(call.name for call in self._seat_calls if call.reference not in placed)
             if absent:
                 raise PlacementError(
-                    f"no process for {', '.join(absent)} within {self.start_seconds:g} s",
-                    where=", ".join(absent),
-                    next_step="see whether the cluster's nodes are alive (`ray status`) and have this Python environment",
+                    f"no process for {absent} within {self.start_seconds:g} s",
+                    where=absent,
+                    next_step="see whether the cluster's nodes are alive (`ray status`) and have this environment",
                 ) from error
-            error.next_step = f"{self._where_to_look(self.names[0])}, or raise run.start_timeout_seconds"
             raise
-        self.seats = self._collect(_Pending("start", self._seat_references, self.names), self.call_seconds)
-        self._start = None
+        self.seats = self._collect(self._seat_calls, self.call_seconds)
+        self._start_calls = []
 
-    def _collect(self, pending: _Pending, seconds: float, *, keep: bool = True) -> list[Any]:
-        """The answers in order. The first failure is raised at once: the other ranks may be waiting for the failed one."""
+    def _collect(self, calls: Sequence[_Call], seconds: float, since: float | None = None) -> list[Any]:
+        """The answers in order. The first failure is raised at once: other ranks may be waiting for the failed one."""
         import ray
 
-        deadline = time.monotonic() + seconds
-        owed = dict(zip(pending.references, pending.names, strict=False))
+        deadline = (time.monotonic() if since is None else since) + seconds
+        owed = {call.reference: call for call in calls}
+        # Whatever was submitted, to any group, may be what these calls wait for: its failure is theirs.
+        watched = {call.reference: call for call in self.cluster.submitted if call.reference not in owed}
         answers: dict[Any, Any] = {}
-        while owed:
-            left = max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait(list(owed), num_returns=1, timeout=left, fetch_local=keep)
-            if not ready:
-                raise self._deadline_error(pending.method, list(owed.values()), seconds)
-            for reference in ready:
-                name = owed.pop(reference)
-                # Where the answer is not kept, it stays where it is: whole weights must not come to this process.
-                if keep or _is_failed(reference):
-                    answers[reference] = self._get(reference, pending.method, name, deadline, seconds)
-        return [answers.get(reference) for reference in pending.references]
+        try:
+            while owed:
+                ready, _ = ray.wait([*owed, *watched], timeout=max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    names = [call.name for call in owed.values()]
+                    raise self._deadline_error(calls[0].method, names, seconds)
+                for reference in ready:
+                    call = owed.pop(reference, None) or watched.pop(reference)
+                    answers[reference] = self._get(call, deadline, seconds)
+        finally:
+            self.cluster.submitted = list(watched.values())
+        return [answers[call.reference] for call in calls]
 
-    def _get(self, reference: Any, method: str, name: str, deadline: float, seconds: float) -> Any:
+    def _get(self, call: _Call, deadline: float, seconds: float) -> Any:
         import ray
         from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
         try:
-            return ray.get(reference, timeout=max(1.0, deadline - time.monotonic()))
+            return ray.get(call.reference, timeout=max(1.0, deadline - time.monotonic()))
         except GetTimeoutError as error:
-            raise self._deadline_error(method, [name], seconds) from error
+            raise self._deadline_error(call.method, [call.name], seconds) from error
         except RayError as error:
             cause: BaseException = error
-            while isinstance(cause, RayTaskError) and cause.cause is not None and cause.cause is not cause:
+            while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
                 cause = cause.cause
             if isinstance(cause, OxrlError):
                 raise cause from None
             # A call that was given the handle of another actor fails with that actor's death.
-            actor = getattr(cause, "actor_id", None)
-            name = self.cluster.names_by_actor.get(actor.hex() if hasattr(actor, "hex") else str(actor), name)
+            name = self.cluster.names_by_actor.get(getattr(cause, "actor_id", None) or "", call.name)
             raise RunFailure(
-                f"{name} died during {method}: {_reason_of_death(cause)}",
+                f"{name} died during {call.method}: {_reason_of_death(cause)}",
                 where=name,
-                next_step=f"{self._where_to_look(name)}; a process killed without a word ran out of memory",
+                next_step=f"{self._where_to_look(name)}; a process that was killed without a word ran out of memory",
             ) from None
 
     def _deadline_error(self, method: str, names: list[str], seconds: float) -> DeadlineError:
@@ -644,25 +653,12 @@ class RayGroup:
         return DeadlineError(
             f"{method} was not answered within {seconds:g} s by {', '.join(names)}",
             where=", ".join(names),
-            next_step=f"{self._where_to_look(names[0])} (it ends with where each thread stands), "
-            "or raise run.call_timeout_seconds",
+            next_step=f"{self._where_to_look(names[0])} (its end shows where each thread stands), or raise "
+            f"run.{'start' if method == 'start' else 'call'}_timeout_seconds",
         )
 
     def _where_to_look(self, name: str) -> str:
         return f"read {self.cluster.logs / f'{name}.log'}"
-
-
-def _is_failed(reference: Any) -> bool:
-    """Whether a finished answer is an error; looked up without moving the answer here."""
-    import ray
-
-    try:
-        ray.wait([reference], timeout=0, fetch_local=False)
-        location = ray.experimental.get_object_locations([reference])[reference]
-    except ray.exceptions.RayError:
-        return True
-    # An error has no place in an object store: it comes inline, as small answers do. Those are cheap to look at.
-    return not location.get("node_ids")
 
 
 def _reason_of_death(error: BaseException) -> str:
@@ -695,7 +691,9 @@ class LocalGroup:
                 next_step="set train.num_workers=1, or run.backend=ray",
             )
         self.names = [f"{name}-{index}" for index in range(len(args_per_worker))]
-        has_gpu = importlib.import_module("torch").cuda.is_available()
+        import torch
+
+        has_gpu = torch.cuda.is_available()
         for key, value in (worker_environment(config, None, on_gpu=has_gpu) | dict(env)).items():
             os.environ.setdefault(key, value)
         # The rank's variables are taken back after the start: left behind, they would look like a launch by torchrun.
@@ -761,7 +759,8 @@ def start_group(
     """
     if cluster is None:
         return LocalGroup(worker, args_per_worker, config=config, name=name, env=env or {})
-    planned = {"learner": cluster.plan.learner, "sampler": cluster.plan.sampler}.get(name, Share(cluster.plan.learner.num_cpus))
+    plan = cluster.plan
+    planned = {"learner": plan.learner, "sampler": plan.sampler}.get(name, Share(plan.learner.num_cpus))
     share = Share(
         planned.num_cpus if num_cpus is None else num_cpus, planned.num_gpus if num_gpus is None else num_gpus
     )

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from oxrl_core.engine.environment import engine_environment
 
-os.environ.update(engine_environment(use_gpu=False))
+if __name__ == "__main__":  # before torch is imported
+    os.environ.update(engine_environment(use_gpu=False))
 
-import torch  # noqa: E402  # after the environment is set
-from safetensors.torch import save_file  # noqa: E402
+import torch
+from safetensors.torch import save_file
 
-from oxrl_core.config.schema import Config  # noqa: E402
-from oxrl_core.engine.policy import PolicyEngine  # noqa: E402
-from oxrl_core.types import TokenBatch  # noqa: E402
+from oxrl_core.config.schema import Config
+from oxrl_core.engine.policy import PolicyEngine
+from oxrl_core.types import TokenBatch
 
 LENGTHS = (5, 12, 9, 3, 17, 8, 14, 6)
 MODEL = "qwen2.5-0.5b-instruct"  # tied embeddings and biases: the harder case
@@ -32,7 +33,15 @@ def make_config(stage: int, *, lora: bool = False, precision: str = "float32", *
             "run": {"name": "ranks", "seed": 5, "call_timeout_seconds": 120},
             "model": {"path": "unused", "precision": precision, "lora": {"enabled": lora, "rank": 4, "alpha": 8}},
             "data": {"train": [{"name": "unused"}]},
-            "train": {"lr": 1e-2, "weight_decay": 0.1, "max_grad_norm": 0.5, "lr_schedule": "linear", **train},
+            # eps: with a tiny one AdamW makes whole steps of the rounding of gradients that are zero
+            "train": {
+                "lr": 1e-2,
+                "eps": 1e-4,
+                "weight_decay": 0.1,
+                "max_grad_norm": 0.5,
+                "lr_schedule": "linear",
+                **train,
+            },
             "deepspeed": {"zero_stage": stage},
         }
     )
@@ -82,7 +91,7 @@ def accumulate(
         logprobs, entropy = engine.logprobs(batch, 0.7, with_entropy=True)
         loss = loss_sum(logprobs, entropy, batch) / num_items(rows)
         engine.backward(loss, last=index == len(batches) - 1)
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 
@@ -149,9 +158,7 @@ class Job:
                 engine = self.engine(make_config(stage, lora=lora))
                 losses, norms = [], []
                 for step in range(3):
-                    losses.append(
-                        sum_over_ranks(accumulate(engine, make_rows(step), micro_batches=2, width=None))
-                    )
+                    losses.append(sum_over_ranks(accumulate(engine, make_rows(step), micro_batches=2, width=None)))
                     norms.append(engine.step()["grad_norm"])
                 name = f"world{self.world_size}-zero{stage}-{'lora' if lora else 'full'}"
                 self.results[name] = {"losses": losses, "norms": norms}

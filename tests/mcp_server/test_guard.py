@@ -43,7 +43,8 @@ def echo(
 def leak() -> Text:
     """Secrets."""
     return Text(
-        text=f"\x1b[31mtoken {HUB_TOKEN}\x1b[0m and {SECRET} at https://me:pw123456@host/ in\u202e WANDB_API_KEY=0123456789abcdef",
+        text=f"\x1b[31mtoken {HUB_TOKEN}\x1b[0m and {SECRET} at https://me:pw123456@host/ in\u202e "
+        "WANDB_API_KEY=0123456789abcdef",
         number=float("nan"),
     )
 
@@ -155,7 +156,7 @@ def test_a_flood_is_replaced_by_advice() -> None:
 
 
 def test_schemas_hold_no_references_unions_or_titles() -> None:
-    tools = {name: built for name, built in _tools().items()}
+    tools = _tools()
     assert tools["echo"].input_schema == {
         "type": "object",
         "properties": {

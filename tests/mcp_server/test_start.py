@@ -1,4 +1,4 @@
-"""The server as a process: what it loads, how it answers raw protocol lines, and that it leaves when its client does."""
+"""The server as a process: what it loads, how it answers raw protocol lines, that it leaves with its client."""
 
 from __future__ import annotations
 

@@ -1,0 +1,184 @@
+"""What a configuration can name (algorithms, rewards, datasets, recipes, keys), agent topics, client settings."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oxrl_core.cli.results import Catalogue, Entry, FieldEntry, FieldList
+from oxrl_core.config.suggest import did_you_mean
+from oxrl_core.errors import NotFoundError, UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from oxrl_core.agent_clients import ClientSettings
+
+TOPICS = "oxrl_core.cli.topics"
+
+
+def list_algorithms() -> Catalogue:
+    """Every loss with its kind and parameters."""
+    from oxrl_core.algorithms.base import all_algorithms
+
+    entries = [
+        Entry(name=name, summary=entry.summary, kind=entry.kind, params=dict(entry.params), paper=entry.paper)
+        for name, entry in all_algorithms().items()
+    ]
+    return Catalogue(entries=entries, next="oxrl config schema algorithm (the switches that every algorithm has)")
+
+
+def list_rewards() -> Catalogue:
+    """Every built-in reward."""
+    from oxrl_core.rewards.base import all_rewards
+
+    entries = [Entry(name=name, summary=entry.summary) for name, entry in all_rewards().items()]
+    return Catalogue(entries=entries, next="your own: reward: {name: package.module:function}")
+
+
+def list_datasets() -> Catalogue:
+    """Every built-in dataset with its splits."""
+    from oxrl_core.datasets.base import all_datasets
+
+    entries = [
+        Entry(name=name, summary=entry.summary, splits=list(entry.splits)) for name, entry in all_datasets().items()
+    ]
+    return Catalogue(entries=entries, next="your own: data: {train: rows.jsonl} (also .json .csv .parquet, hub:<id>)")
+
+
+def list_examples() -> Catalogue:
+    """Every recipe of the registry."""
+    from oxrl_core.config.load import list_recipes
+
+    entries = [Entry(name=recipe.name, summary=recipe.summary, path=str(recipe.path)) for recipe in list_recipes()]
+    return Catalogue(entries=entries, next="oxrl examples show NAME, oxrl train NAME, oxrl examples copy NAME")
+
+
+def find_example(name: str) -> Path:
+    """The file of a recipe."""
+    from oxrl_core.config.load import list_recipes
+
+    paths = {recipe.name: Path(recipe.path) for recipe in list_recipes()}
+    if name not in paths:
+        raise NotFoundError(f"there is no recipe {name!r}.{did_you_mean(name, paths)}", next_step="oxrl examples list")
+    return paths[name]
+
+
+def copy_example(name: str, target: Path | None, *, force: bool) -> Path:
+    """The copy of a recipe: `target`, a file in the folder `target`, or NAME.yaml here."""
+    source = find_example(name)
+    path = target or Path(f"{name}.yaml")
+    if path.is_dir():
+        path = path / f"{name}.yaml"
+    if path.exists() and not force:
+        raise UserError("there is a file already", str(path), "name another target, or replace it with --force")
+    try:
+        shutil.copyfile(source, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", str(path), "name a target that can be written"
+        ) from error
+    return path
+
+
+def config_json_schema() -> dict[str, Any]:
+    """The JSON schema of a whole configuration."""
+    from oxrl_core.config.schema import Config
+
+    return Config.model_json_schema()
+
+
+def config_fields(key: str = "") -> FieldList:
+    """Every key below a section, or one key; all of them without a key."""
+    from oxrl_core.config.schema import Config
+
+    fields = _fields(Config, "")
+    found = [field for field in fields if not key or field.key == key or field.key.startswith(f"{key}.")]
+    if not found:
+        known = {part for field in fields for part in (field.key, field.key.rpartition(".")[0]) if part}
+        raise NotFoundError(
+            f"there is no configuration key {key!r}.{did_you_mean(key, known)}", next_step="oxrl config schema"
+        )
+    return FieldList(fields=found)
+
+
+def _fields(section: type[BaseModel], prefix: str) -> list[FieldEntry]:
+    from pydantic import BaseModel
+
+    entries: list[FieldEntry] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            entries += _fields(kind, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else _yaml(field.get_default(call_default_factory=True))
+        entries.append(
+            FieldEntry(key=prefix + name, type=_type_name(kind), default=default, description=field.description or "")
+        )
+    return entries
+
+
+def _yaml(value: Any) -> str:
+    """A default as it stands in YAML."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))  # pyright: ignore[reportUnknownArgumentType] - of whatever it holds
+    return str(value)
+
+
+def _type_name(kind: Any) -> str:
+    """A type in words that YAML writers know: `true|false`, `a|b`, number, text, list."""
+    from types import NoneType, UnionType
+    from typing import Annotated, Literal, Union, get_args, get_origin
+
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is Literal:
+        return " or ".join(str(argument) for argument in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_name(argument) for argument in arguments if argument is not NoneType)
+    if origin is tuple:
+        return "list of " + _type_name(arguments[0])
+    names: dict[Any, str] = {bool: "true or false", int: "integer", float: "number", str: "text"}
+    return names.get(kind, "mapping" if isinstance(kind, type) else str(kind))
+
+
+def topic_names() -> list[str]:
+    """Topics of `oxrl agent-docs`, the overview first."""
+    names = sorted(entry.name.removesuffix(".md") for entry in files(TOPICS).iterdir() if entry.name.endswith(".md"))
+    return ["overview", *(name for name in names if name != "overview")]
+
+
+def read_topic(topic: str) -> str:
+    """The text of one topic; the overview ends with the list of all."""
+    names = topic_names()
+    if topic not in names:
+        raise NotFoundError(
+            f"there is no topic {topic!r}.{did_you_mean(topic, names)}", next_step=f"topics: {', '.join(names)}"
+        )
+    text = files(TOPICS).joinpath(f"{topic}.md").read_text(encoding="utf-8").rstrip()
+    if topic == "overview":
+        text += "\n\nTopics: " + ", ".join(f"`oxrl agent-docs {name}`" for name in names[1:])
+    return text
+
+
+def mcp_settings(client: str) -> ClientSettings:
+    """The settings of one client for this environment's MCP server."""
+    import os
+
+    from oxrl_core.agent_clients import client_settings, server_command
+
+    home = os.environ.get("OXRL_HOME")
+    every = client_settings(server_command(), {"OXRL_HOME": home} if home else None)
+    known = {settings.client.split()[0].split("-")[0].lower(): settings for settings in every}
+    if client not in known:
+        raise UserError(
+            f"no client {client!r}.{did_you_mean(client, known)}", "--client", f"take one of: {', '.join(known)}"
+        )
+    return known[client]

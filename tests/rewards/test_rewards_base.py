@@ -1,0 +1,173 @@
+"""Verdicts: what a reward may return, and a deadline that holds whatever it does."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oxrl_core.errors import ConfigError, RewardError
+from oxrl_core.rewards.base import Reward, all_rewards, close_workers, get_reward, score_rollouts
+from oxrl_core.types import Prompt, Rollout, Score
+
+OWN_REWARDS = '''
+import os, re, sys, time
+from oxrl_core.rewards.base import reward
+from oxrl_core.types import Score
+
+def length(rollout):
+    """Number of characters."""
+    print("a reward may print")
+    return len(rollout.text)
+
+def parts(rollout):
+    return Score(0.5, parts={"a": 0.25, "b": 0.25})
+
+def raises(rollout):
+    raise RuntimeError("no verdict on " + rollout.text)
+
+def leaves(rollout):
+    sys.exit(0)
+
+def nothing(rollout):
+    return None
+
+def not_a_number(rollout):
+    return float("nan")
+
+def sleeps_on_x(rollout):
+    if rollout.text == "x":
+        time.sleep(600)
+    return 1.0
+
+def backtracks_on_x(rollout):
+    if rollout.text == "x":
+        re.match(r"(a+)+$", "a" * 60 + "b")  # years, and it never releases the interpreter's lock
+    return 1.0
+
+def dies_on_x(rollout):
+    if rollout.text == "x":
+        os._exit(7)
+    return 1.0
+
+def process(rollout):
+    return os.getpid()
+'''
+
+
+@pytest.fixture(autouse=True)
+def own_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    close_workers()
+
+
+def rollouts_of(*texts: str) -> list[Rollout]:
+    return [
+        Rollout(
+            prompt=Prompt(id=f"test/train/{index}", token_ids=[1], text="?", answer="x"),
+            sample_index=0,
+            token_ids=[1],
+            rollout_logprobs=[0.0],
+            finish_reason="stop",
+            policy_version=0,
+            seed=0,
+            text=text,
+        )
+        for index, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(all_rewards()))
+def test_every_reward_is_documented_and_a_missing_answer_is_an_error_not_a_zero(name: str) -> None:
+    entry = get_reward(name)
+    assert entry.summary
+    rollout = rollouts_of("72")[0]
+    rollout.prompt = Prompt(id="test/train/0", token_ids=[1], text="?", answer="  ")
+    score = entry(rollout)
+    assert (score.status, math.isnan(score.value)) == ("error", True)
+    assert "no reference answer" in score.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "detail"),
+    [
+        ("raises", "error", "RuntimeError: no verdict on text"),
+        ("leaves", "error", "SystemExit: 0"),
+        ("nothing", "error", "returned None"),
+        ("not_a_number", "error", "value is nan"),
+    ],
+)
+def test_what_is_no_number_is_an_error_and_no_value(name: str, status: str, detail: str) -> None:
+    for score in (
+        get_reward(f"own_rewards:{name}")(rollouts_of("text")[0]),
+        score_rollouts(get_reward(f"own_rewards:{name}"), rollouts_of("text"), 30)[0],
+    ):
+        assert (score.status, math.isnan(score.value)) == (status, True)
+        assert detail in score.detail
+
+
+def test_a_number_or_a_score_is_a_verdict() -> None:
+    assert get_reward("own_rewards:length")(rollouts_of("four")[0]) == Score(4.0)
+    assert get_reward("own_rewards:parts")(rollouts_of("")[0]).parts == {"a": 0.25, "b": 0.25}
+
+
+def test_scores_come_in_the_order_of_the_rollouts() -> None:
+    texts = ["a" * (index % 50) for index in range(300)]
+    scores = score_rollouts(get_reward("own_rewards:length"), rollouts_of(*texts), 60)
+    assert [score.value for score in scores] == [float(len(text)) for text in texts]
+    assert {score.status for score in scores} == {"ok"}
+    assert score_rollouts(get_reward("own_rewards:length"), [], 60) == []
+
+
+@pytest.mark.parametrize("name", ["sleeps_on_x", "backtracks_on_x"])
+def test_a_verdict_that_hangs_is_a_timeout_and_does_not_hold_the_driver(name: str) -> None:
+    reward = get_reward(f"own_rewards:{name}")
+    score_rollouts(reward, rollouts_of(*"ab"), 30)  # the workers' start is not what is measured
+    start = time.monotonic()
+    scores = score_rollouts(reward, rollouts_of(*"ab", "x"), 2.0)
+    assert time.monotonic() - start < 8
+    assert [score.status for score in scores] == ["ok", "ok", "timeout"]
+    assert math.isnan(scores[2].value)
+    assert "2 s" in scores[2].detail
+    again = score_rollouts(reward, rollouts_of(*"ab"), 30)  # and the next step is judged as ever
+    assert [score.value for score in again] == [1.0, 1.0]
+
+
+def test_a_hanging_verdict_takes_only_its_neighbours_with_it() -> None:
+    reward = get_reward("own_rewards:sleeps_on_x")
+    scores = score_rollouts(reward, rollouts_of("x", *["a"] * 99), 3.0)
+    assert scores[0].status == "timeout"
+    assert [score.status for score in scores].count("ok") >= 84  # at most its chunk of 16 is lost
+
+
+def test_a_reward_that_kills_its_process_costs_one_verdict() -> None:
+    scores = score_rollouts(get_reward("own_rewards:dies_on_x"), rollouts_of("a", "x", "b", "x", "c"), 60)
+    assert [score.status for score in scores] == ["ok", "error", "ok", "error", "ok"]
+    assert "exit code 7" in scores[1].detail
+
+
+def test_verdicts_are_computed_outside_the_driver_by_workers_that_are_kept() -> None:
+    reward = get_reward("own_rewards:process")
+    first = score_rollouts(reward, rollouts_of("a"), 60)[0].value
+    assert first != os.getpid()
+    assert score_rollouts(reward, rollouts_of("a"), 60)[0].value == first
+    close_workers()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first), 0)
+
+
+def test_a_reward_that_no_other_process_can_import_is_refused_with_the_reason() -> None:
+    with pytest.raises(RewardError, match="cannot be named from another process") as caught:
+        score_rollouts(Reward("mine", lambda rollout: 1.0), rollouts_of("a"), 5)
+    assert "package.module:function" in caught.value.next_step
+
+
+def test_a_misspelt_reward_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'positions'"):
+        get_reward("position")
