@@ -49,7 +49,7 @@ TELLING_ITEMS = ("cpu", "memory", "gpu", "torch", "deepspeed", "ray", "vllm", "v
 FINAL_STATES = ("finished", "failed", "stopped", "lost", "orphaned")
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LINES = 5.0
-WATCH_SECONDS = 20.0
+WATCH_SECONDS = 5.0
 
 
 # ------------------------------------------------------------------------------------------ talking to the server
@@ -283,12 +283,12 @@ async def run_demo(arguments: argparse.Namespace, console: Console) -> int:
                     else {}
                 )
         except Exception as error:
+            server_log.seek(0)
+            print(server_log.read()[-4000:], end="", file=sys.stderr)  # empty unless the server itself broke
             # The protocol session wraps what went wrong inside it.
             known = [leaf for leaf in _leaves(error) if isinstance(leaf, OxrlError)]
             if known:
                 raise known[0] from error
-            server_log.seek(0)
-            print(server_log.read()[-4000:], file=sys.stderr)
             raise RunFailure(
                 f"the session with the server broke: {_leaves(error)[0]!r}",
                 server_command()[0],

@@ -27,7 +27,8 @@ class Prompt:
     token_ids: list[int]
     text: str  # what the token ids say, for people and verifiers
     answer: str = ""  # the reference, empty where there is none
-    row: Row = field(default_factory=dict)  # the source row, for rewards that need more
+    row: Row = field(default_factory=dict[str, Any])  # the source row, for rewards that need more
+    answer_ids: list[int] = field(default_factory=list[int])  # the answer as tokens with EOS, to compare token by token
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Score:
 
     value: float
     status: ScoreStatus = "ok"
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict[str, float])
     detail: str = ""
 
 

@@ -93,6 +93,9 @@ def train(
 def _show_launch(out: Output, launched: LaunchResult) -> None:
     from oxrl_core.cli.render import draw_launch
 
+    if launched.plan is not None and out.format is not Format.json:  # `config explain` shows the whole configuration
+        plan = launched.plan.model_copy(update={"config_yaml": ""})
+        launched = launched.model_copy(update={"plan": plan})
     out.show(launched, draw_launch)
     if launched.plan is not None and not launched.plan.ok:
         raise typer.Exit(2)

@@ -477,27 +477,30 @@ def draw_runs(listing: RunList) -> Iterable[Any]:
 
 
 def draw_metrics(view: MetricsView) -> Iterable[Any]:
-    """The course of every metric, then the rows of those that fit."""
-    steps = table(
-        "metric", "first", "last", "min", "max", "course", right=("first", "last", "min", "max"), narrow=("metric",)
-    )
-    for index, name in enumerate(view.columns):
-        if name == "step":
-            continue
-        summary = view.summary[name]
-        course = sparkline([row[index] for row in view.rows], max(8, width() - 64))
-        cells = (number(value) for value in (summary.first, summary.last, summary.min, summary.max))
-        steps.add_row(name, *cells, course)
+    """First, last, least, most and the course of every metric."""
     if not view.rows:
         yield styled("No metrics yet.")
         yield next_line(f"oxrl run watch {view.run_id}")
         return
-    yield steps
+    numbers = ("first", "last", "min", "max")
+    made = table("metric", *numbers, "course", right=numbers, narrow=("metric", *numbers, "course"))
+    for index, name in enumerate(view.columns):
+        if name in ("step", "time"):  # a clock reading has no course worth seeing
+            continue
+        summary = view.summary[name]
+        # A line that never moves would only look like one that does.
+        moves = summary.min != summary.max
+        course = sparkline([row[index] for row in view.rows], max(6, width() - 70)) if moves else ""
+        made.add_row(
+            name, *(number(value) for value in (summary.first, summary.last, summary.min, summary.max)), course
+        )
+    yield made
     yield styled(f"{view.total_rows} rows, steps {number(view.rows[0][0])} to {number(view.rows[-1][0])}", "dim")
 
 
 def draw_config_report(report: ConfigReport) -> Iterable[Any]:
     """Whether a configuration can run, what it takes, and every problem with its next step."""
+    from rich.padding import Padding
     from rich.text import Text
 
     if report.name:
@@ -515,7 +518,7 @@ def draw_config_report(report: ConfigReport) -> Iterable[Any]:
         takes = [f"{needs.gpus} GPU(s)"] if needs.gpus else [f"{needs.cpu_workers} CPU worker(s)"]
         takes += [f"{needs.memory_gib:.3g} GiB memory", f"{needs.disk_gib:.3g} GiB disk"]
         yield pairs([("takes", ", ".join(takes)), ("does", f"{needs.steps} steps over {needs.num_rows} rows")])
-    yield from (styled(f"  {line}", "dim") for line in report.arithmetic)
+    yield from (Padding(styled(line, "dim"), (0, 0, 0, 2)) for line in report.arithmetic)
     yield styled("This can run.", "bold green") if report.ok else styled("This cannot run as it is.", "bold red")
 
 

@@ -108,11 +108,12 @@ def _board(out: Output, run_id: str) -> Generator[Board]:
         yield SilentBoard()
 
 
-def _course(run_id: str) -> list[float | None]:
-    """The metric of the sparkline so far, for a run that began before its watcher."""
+def _course(run_id: str) -> dict[int, float | None]:
+    """The metric of the sparkline by step so far, for a run that began before its watcher."""
     metrics = api.get_metrics(run_id, max_points=1000)
     name = _main_metric(metrics.columns)
-    return [row[metrics.columns.index(name)] for row in metrics.rows] if name else []
+    column = metrics.columns.index(name) if name else 0
+    return {int(row[0] or 0): row[column] for row in metrics.rows} if name else {}
 
 
 def _main_metric(names: Any) -> str:
@@ -159,7 +160,7 @@ def plain_line(view: RunView) -> str:
     parts += [f"{label} {number(view.metrics[name])}" for name, label in SHOWN_METRICS.items() if name in view.metrics]
     if view.elapsed_seconds is not None:
         parts.append(duration(view.elapsed_seconds))
-    if view.eta_seconds is not None:
+    if view.eta_seconds:
         parts.append(f"{duration(view.eta_seconds)} left")
     return "  ".join(parts)
 
@@ -167,21 +168,18 @@ def plain_line(view: RunView) -> str:
 class LiveBoard:
     """A board that is redrawn in place: progress, the course of the reward, metrics, alerts."""
 
-    def __init__(self, update: Callable[[Any], None], course: list[float | None]) -> None:
+    def __init__(self, update: Callable[[Any], None], course: dict[int, float | None]) -> None:
         self._update = update
         self._course = course
-        self._step = -1
         self._alerts: list[Alert] = []
 
     def show(self, view: RunView, new_alerts: list[Alert]) -> None:
         """Redraws the board."""
         self._alerts = [*self._alerts, *new_alerts][-SHOWN_ALERTS:]
         name = _main_metric(view.metrics)
-        if name and view.step != self._step:
-            if self._step >= 0:  # the first view's value is in the course already
-                self._course.append(view.metrics[name])
-            self._step = view.step
-        self._update(draw_board(view, name, self._course, self._alerts))
+        if name:
+            self._course[view.step] = view.metrics[name]
+        self._update(draw_board(view, name, list(self._course.values()), self._alerts))
 
 
 def draw_board(view: RunView, name: str, course: list[float | None], alerts: list[Alert]) -> Any:
@@ -200,7 +198,7 @@ def draw_board(view: RunView, name: str, course: list[float | None], alerts: lis
         overflow="ellipsis",
     )
     times = duration(view.elapsed_seconds)
-    if view.eta_seconds is not None:
+    if view.eta_seconds:
         times += f", {duration(view.eta_seconds)} left"
     bar = Table.grid(padding=(0, 1), expand=False)
     steps = f"{view.step}/{view.total_steps}" if view.total_steps else str(view.step)

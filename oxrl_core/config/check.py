@@ -143,6 +143,7 @@ class _Checker:
         data = self._data()
         self._lengths(model, data)
         steps = planned_steps(self.config, data.num_rows)
+        self._warmup(steps)
         memory, gpu_memory = self._memory(model, gpus)
         disk = self._disk(model, steps)
         self.problems.sort(key=lambda problem: problem.severity)  # stable: errors before warnings
@@ -474,12 +475,13 @@ class _Checker:
                     f"{len(lacking)} of {len(rows)} rows have no completion to learn from, first {lacking[0]}",
                     "name its column in completion_column, or remove these rows",
                 )
-        elif self.config.reward.name != "default" and not any(row.get("answer") for row in rows):
-            self.warning(
-                "no-answer",
+        elif not any(row.get("answer") for row in rows):
+            is_own = ":" in self.config.reward.name  # it may need no reference
+            (self.warning if is_own else self.error)(
+                "DataError",
                 where,
                 f"no row has a reference answer for the reward '{self.config.reward.name}' to compare with",
-                "name its column in answer_column, unless the reward needs none",
+                "name its column in answer_column" + (", unless the reward needs none" if is_own else ""),
             )
 
     def _lengths(self, model: _Model, data: _Data) -> None:
@@ -528,6 +530,17 @@ class _Checker:
                 + f" do not fit into the model, which reads {model.context} tokens",
                 f"set {key} to at most {max(1, model.context - room)}"
                 + (", or lower rollout.max_completion_tokens" if room else ""),
+            )
+
+    def _warmup(self, steps: int | None) -> None:
+        train = self.config.train
+        if steps is not None and train.warmup_steps > steps * train.updates_per_step:
+            self.warning(
+                "warm-up",
+                "train.warmup_steps",
+                f"the run ends after {steps * train.updates_per_step} updates, within its warm-up of "
+                f"{train.warmup_steps}: the learning rate never reaches train.lr",
+                "lower train.warmup_steps, unless this is a short trial",
             )
 
     # --- sizes -------------------------------------------------------------------------------------------------------

@@ -652,6 +652,9 @@ class _Translator:
         if train:
             source = next(k for k in ("data.train_files_path", "data.train_dnames", "data.dataset") if self.old.get(k))
             self.put("data.train", train, source, "one entry per dataset, with its ratio and columns")
+            told = any(note.startswith("data.train_dnames ") for note in self.result.notes)
+            if "data.train_dnames" in self.old and not told:
+                self.result.notes.append("data.train_dnames -> the entries of data.train (same meaning)")
         held_out = self.old.get("data.val_files_path")
         if held_out:
             held_out_sets = [_dataset(file, None, columns) for file in _as_list(held_out)]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from oxrl_core.algorithms.base import get_algorithm
 from oxrl_core.config.load import LoadedConfig, config_hash, section_of
-from oxrl_core.config.presets import PRESETS, preset_for
+from oxrl_core.config.presets import preset_for
 from oxrl_core.config.schema import Config
 
 
@@ -135,10 +135,11 @@ def _micro_batches(config: Config, num_items: float, longest: int, noun: str) ->
     train = config.train
     per_rank = math.ceil(num_items / train.num_workers)
     rows = max(1, train.micro_batch_tokens // longest)
+    passes = math.ceil(per_rank / rows)
     return (
         f"ranks: {_n(train.num_workers)}, each takes {_n(per_rank)} {noun} of an update; a forward pass holds up to "
-        f"{_n(train.micro_batch_tokens)} tokens, so {_n(rows)} {noun} of the longest kind ({_n(longest)} tokens), and "
-        f"at most {_n(math.ceil(per_rank / rows))} micro-batches"
+        f"{_n(train.micro_batch_tokens)} tokens, so {_n(rows)} {noun} of the longest kind ({_n(longest)} tokens): at "
+        f"most {_n(passes)} micro-batch{'' if passes == 1 else 'es'}"
     )
 
 
@@ -172,11 +173,3 @@ def _value(values: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = cast("list[Any]", value)[int(part)] if isinstance(value, list) else value[part]
     return value
-
-
-def preset_reasons() -> dict[str, dict[str, str]]:
-    """Preset -> key -> "value: reason", for the documentation."""
-    return {
-        name: {choice.key: f"{choice.value}: {choice.reason}" for choice in preset.choices}
-        for name, preset in PRESETS.items()
-    }

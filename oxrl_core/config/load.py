@@ -67,7 +67,7 @@ class _Layer:
 
     def place(self, key: str) -> str:
         """File and line of a key, or of the nearest section around it."""
-        names = [key, self.sources.get(key, "")]
+        names = [self.sources.get(key, ""), key]
         for name in names:
             while name:
                 if name in self.lines:
@@ -351,7 +351,8 @@ def _set(mapping: dict[str, Any], path: str, value: Any, label: str) -> None:
             inner = section[part] = {}
         if not isinstance(inner, dict | list):
             where = ".".join(parents[: depth + 1])
-            raise ConfigError(f"{where} is {inner!r}, which has no keys of its own", where=label)
+            what = f"{where} is {inner!r}, which has no keys of its own"
+            raise ConfigError(what, where=label, next_step=f"set {where} itself, or look the key up in {DOCS}")
         target = cast("Any", inner)
     if isinstance(target, list):
         target[_index(cast("list[Any]", target), last, ".".join(parents), label)] = value
@@ -465,7 +466,9 @@ def _validate(
     try:
         return Config.model_validate(merged), []
     except ValidationError as error:
-        problems = [_explained(item, changed, file_layer, owners) for item in error.errors()]
+        # A list counts as too short as well where an entry is wrong: the entry's own problem says it.
+        items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        problems = [_explained(item, changed, file_layer, owners) for item in items]
         unique = {problem.key: problem for problem in reversed(problems)}  # a union reports once per member
         return None, list(reversed(unique.values()))
 
@@ -602,7 +605,8 @@ def _place(key: str, changed: Mapping[str, str], layer: _Layer) -> str:
         if name in changed:
             return changed[name]
         name = name.rpartition(".")[0]
-    return layer.place(key)
+    inside = [text for path, text in changed.items() if path.startswith(f"{key}.") and key not in layer.lines]
+    return inside[0] if inside else layer.place(key)
 
 
 def _show(value: Any) -> str:

@@ -51,12 +51,6 @@ def _of_any_run(config: Config) -> Iterator[Contradiction]:
             "a constant schedule never falls, so a floor has no effect",
             "set train.lr_schedule: linear or cosine, or lr_floor: 0",
         )
-    if train.steps is not None and train.warmup_steps > train.steps * train.updates_per_step:
-        yield Contradiction(
-            "train.warmup_steps",
-            f"the run has {train.steps * train.updates_per_step} updates: the learning rate would never reach train.lr",
-            f"set train.warmup_steps to at most {max(1, train.steps * train.updates_per_step // 10)}",
-        )
     if config.run.backend == "local" and config.run.ray_address is not None:
         yield Contradiction(
             "run.ray_address",
@@ -96,8 +90,8 @@ def _of_rl(config: Config) -> Iterator[Contradiction]:
     if rollout.colocate and (rollout.tensor_parallel > 1 or rollout.num_workers != train.num_workers):
         yield Contradiction(
             "rollout.colocate",
-            f"colocated, each GPU holds one training rank and one sampler worker; asked are {train.num_workers} ranks and "
-            f"{rollout.num_workers} workers of {rollout.tensor_parallel} GPU(s)",
+            f"colocated, each GPU holds one training rank and one sampler worker; asked are {train.num_workers} ranks "
+            f"and {rollout.num_workers} workers of {rollout.tensor_parallel} GPU(s)",
             f"set rollout.num_workers: {train.num_workers} and tensor_parallel: 1, or colocate: false",
         )
     num_rollouts = train.prompts_per_step * rollout.group_size

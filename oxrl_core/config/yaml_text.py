@@ -55,7 +55,13 @@ def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _construct_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    # JSON writes characters beyond the first 65,536 as two escapes, which YAML leaves apart.
+    return loader.construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 
 
 def read_mapping(text: str, label: str) -> Document:

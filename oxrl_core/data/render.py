@@ -27,7 +27,11 @@ def render_prompt(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig
     token_ids, text = _prompt_tokens(row, tokenizer, data)
     if len(token_ids) > data.max_prompt_tokens:
         return _overlong(row, len(token_ids), "max_prompt_tokens", data.max_prompt_tokens, data)
-    return Prompt(id=row["id"], token_ids=token_ids, text=text, answer=row.get("answer", ""), row=row.get("row", {}))
+    answer: str = row.get("answer", "")
+    answer_ids: list[int] = tokenizer(answer, add_special_tokens=False)["input_ids"] if answer else []
+    if answer_ids and tokenizer.eos_token_id is not None:
+        answer_ids = [*answer_ids, tokenizer.eos_token_id]
+    return Prompt(row["id"], token_ids, text, answer, row.get("row", {}), answer_ids)
 
 
 def render_example(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Example | None:

@@ -12,26 +12,27 @@ import itertools
 from oxrl_core.datasets.base import dataset
 from oxrl_core.types import Row
 
-HELD_OUT = 5  # one prompt of five is in the eval split
+HELD_OUT = 6  # one prompt of six is in the eval split
 
 SPLITS = ("train", "eval")
 
 
 @dataset("reverse3", splits=SPLITS)
 def reverse3(split: str, seed: int) -> list[Row]:
-    """Reverse three digits of 0-4: "420>" -> "024". 100 rows to train on, 25 held out."""
-    return _rows("01234", 3, split, reverse=True)
+    """Reverse three digits of 0-5: "420>" -> "024". 180 rows to train on, 36 held out."""
+    # With the digits 0-4 there are 100 prompts to train on: the model knows those by heart and fails the held-out ones.
+    return _rows("012345", 3, split, reverse=True)
 
 
 @dataset("reverse4", splits=SPLITS)
 def reverse4(split: str, seed: int) -> list[Row]:
-    """Reverse four digits of 0-4: "4201>" -> "1024". 500 rows to train on, 125 held out."""
+    """Reverse four digits of 0-4: "4201>" -> "1024". 521 rows to train on, 104 held out."""
     return _rows("01234", 4, split, reverse=True)
 
 
 @dataset("copy3", splits=SPLITS)
 def copy3(split: str, seed: int) -> list[Row]:
-    """Copy three digits: "927>" -> "927". 800 rows to train on, 200 held out."""
+    """Copy three digits: "927>" -> "927". 834 rows to train on, 166 held out."""
     return _rows("0123456789", 3, split, reverse=False)
 
 

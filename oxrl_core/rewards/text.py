@@ -22,15 +22,20 @@ def exact(rollout: Rollout) -> float:
 
 @reward("positions")
 def positions(rollout: Rollout) -> Score:
-    """Share of the answer's characters that stand at their place; stopping right after the last one counts as one more.
+    """Share of the answer's characters that stand at their place; EOS right behind the last one counts as one more.
 
-    "024" has 4 positions: "024" that stops scores 1, "0249" scores 3/4, "02" that stops scores 2/4.
+    "024" has 4 positions: "024" with EOS scores 1, "0249" scores 3/4, "02" with EOS 2/4. A completion that goes on
+    after an EOS (rollout.stop_at_eos: false) is compared position by position like any other.
     """
     answer = reference(rollout)
-    right = sum(given == wanted for given, wanted in zip(rollout.text, answer, strict=False))
-    # A special token in the middle is not in the text. Where each token is a character, the count of tokens betrays it.
-    hidden = rollout.finish_reason == "stop" and len(rollout.token_ids) - 1 > len(rollout.text)
-    stopped = rollout.finish_reason == "stop" and len(rollout.text) == len(answer) and not hidden
+    if len(rollout.prompt.answer_ids) == len(answer) + 1:
+        # Each character is a token: only the ids show special tokens, which the text leaves out wherever they stand.
+        given = rollout.token_ids[: len(answer) + 1]
+        matches = [token == wanted for token, wanted in zip(given, rollout.prompt.answer_ids, strict=False)]
+        right, stopped = sum(matches[: len(answer)]), sum(matches[len(answer) :])
+    else:
+        right = sum(character == wanted for character, wanted in zip(rollout.text, answer, strict=False))
+        stopped = int(rollout.finish_reason == "stop" and len(rollout.text) == len(answer))
     num_positions = len(answer) + 1
     parts = {"characters": right / num_positions, "stopped": stopped / num_positions}
     return Score((right + stopped) / num_positions, parts=parts)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oxrl_core.errors import MachineError, StalePolicyError
+from oxrl_core.errors import StalePolicyError
 from oxrl_core.types import Prompt, Rollout
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
-    from oxrl_core.rollout.worker import Completion, RolloutWorker
-    from oxrl_core.train.placement import Cluster, WorkerGroup
+    from oxrl_core.rollout.worker import Completion
+    from oxrl_core.train.placement import WorkerGroup
 
 
 class Sampler:
@@ -28,19 +26,6 @@ class Sampler:
         self.seed = config.run.seed
         self.decode = decode
         self.policy_version = 0  # the model folder holds the weights before the first step
-
-    @classmethod
-    def start(cls, config: Config, model_folder: Path, tokenizer: Any, cluster: Cluster | None) -> Sampler:
-        """A sampler whose workers are loading; the first call waits for them."""
-        from oxrl_core.rollout.worker import eos_token_ids
-        from oxrl_core.train.placement import start_group
-
-        eos_ids = eos_token_ids(model_folder) if config.rollout.stop_at_eos else []
-        arguments = [(config, model_folder, eos_ids)] * config.rollout.num_workers
-        group = start_group(
-            worker_class(config.rollout.engine), arguments, config=config, cluster=cluster, name="sampler"
-        )
-        return cls(group, config, decode=lambda token_ids: tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def ready(self) -> list[dict[str, Any]]:
         """What each worker is, once all are loaded."""
@@ -123,21 +108,6 @@ class Sampler:
     def close(self) -> None:
         """Ends the workers."""
         self.group.close()
-
-
-def worker_class(engine: str) -> type[RolloutWorker]:
-    """The worker of an engine; `auto` is vLLM where it is installed, else transformers."""
-    from oxrl_core.rollout.hf_worker import TransformersWorker
-    from oxrl_core.rollout.vllm_worker import VllmWorker
-
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    if engine == "vllm" and not has_vllm:
-        raise MachineError(
-            "vLLM is not installed",
-            where="rollout.engine",
-            next_step="install it (`pip install 'oxrl[gpu]'` or `'oxrl[cpu]'`), or set rollout.engine: transformers",
-        )
-    return VllmWorker if engine == "vllm" or (engine == "auto" and has_vllm) else TransformersWorker
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: str, sample_index: int) -> int:

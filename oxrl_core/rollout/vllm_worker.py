@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oxrl_core.errors import ModelError, RunFailure
+from oxrl_core.errors import MachineError, ModelError, RunFailure
 from oxrl_core.rollout.worker import (
     Completion,
     check_fits,
@@ -39,6 +40,12 @@ class VllmWorker:
         model_folder: str | Path,
         eos_ids: Sequence[int] | None = None,
     ) -> None:
+        if find_spec("vllm") is None:
+            raise MachineError(
+                "vLLM is not installed",
+                where="rollout.engine",
+                next_step="install the extra `gpu` or `cpu` of oxrl, or set rollout.engine: transformers",
+            )
         # Read by vLLM while it is imported. With an engine process of its own, tensors could not reach the model.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         self.device, dtype = compute_device(config)

@@ -153,7 +153,7 @@ def check_system() -> list[EnvironmentItem]:
         EnvironmentItem(
             group="system",
             name="python",
-            ok=_accepts(wanted, python),
+            ok=accepts(wanted, python),
             needed=True,
             value=f"{python} ({sys.executable})",
             fix=f"use Python {wanted}: PYTHON=/path/to/python3.11 {ENVIRONMENT_SCRIPT}",
@@ -251,12 +251,12 @@ def check_packages(profile: str) -> list[EnvironmentItem]:
 
 def _check_package(name: str, entry: dict[str, Any], *, optional: bool) -> EnvironmentItem:
     """One package against its tested version and accepted range."""
-    found, tested, accepts = installed_version(name), str(entry["tested"]), str(entry["accepts"])
-    ok = found is not None and _accepts(accepts, found)
+    found, tested, wanted = installed_version(name), str(entry["tested"]), str(entry["accepts"])
+    ok = found is not None and accepts(wanted, found)
     if found is None:
         value = "not installed"
     elif not ok:
-        value = f"{found} (works: {accepts})"
+        value = f"{found} (works: {wanted})"
     else:
         value = found if _public(found) == tested else f"{found} (tested: {tested})"
     # torch and vLLM have one build per platform: a pinned install could fetch the other one, so a person decides.
@@ -267,7 +267,7 @@ def _check_package(name: str, entry: dict[str, Any], *, optional: bool) -> Envir
     return EnvironmentItem(group="packages", name=name, ok=ok, needed=not optional, value=value, fix=fix, remedy=remedy)
 
 
-def _accepts(specifier: str, version: str) -> bool:
+def accepts(specifier: str, version: str) -> bool:
     """Whether a version lies in a range; a local label (+cpu) and pre-releases count by their public number."""
     try:
         return SpecifierSet(specifier).contains(Version(_public(version)), prereleases=True)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,7 +249,7 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
     The supervisor does it; where it is dead or deaf, this process does it in its place.
     """
     status = run.status()
-    if status.has_ended:
+    if status.has_ended and status.state != "lost":
         return status
     if grace is None:
         grace = float(run.spec().get("stop_grace_seconds", 10.0))
@@ -261,7 +262,7 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
     asked: set[process.ProcessIdentity] = set()
     while time.monotonic() < deadline:
         status = run.status()
-        if status.has_ended:
+        if status.has_ended and status.state != "lost":
             _wait_until_gone(status.supervisor)
             return status
         supervisor = status.supervisor
@@ -299,9 +300,14 @@ def _stop_in_place_of_supervisor(run: RunDir, reason: str, grace: float) -> Stat
     with run.lock(grace + TERM_SECONDS + KILL_SECONDS + 10.0):
         record = read_json(run.path / "status.json") or {}
         status = run.status()
-        if status.has_ended and status.state != "lost":
+        if status.has_ended:
             return status
-        driver = process.ProcessIdentity.from_dict(record.get("driver"))
+        driver = status.driver
+        me = process.identify(os.getpid())
+        # Until the last word is written, readers must see a run that is stopping, not one that is lost.
+        record.update(state="stopping", stand_in=me.as_dict() if me else None)
+        with suppress(OSError):  # a full disk must not keep the processes alive; the final write tells of it
+            write_json(run.path / "status.json", record)
         if driver is not None and process.send_signal(driver, signal.SIGTERM):
             _wait_until_gone(driver, grace)
         left = process.end_processes(
@@ -311,7 +317,13 @@ def _stop_in_place_of_supervisor(run: RunDir, reason: str, grace: float) -> Stat
         record.update(
             state="stopped", ended_at=now, stop_reason=reason, error=None, leftovers=[identity.pid for identity in left]
         )
-        record.setdefault("started_at", None)
-        write_json(run.path / "status.json", record, durable=True)
-        run.append_event("info", "stopped", f"stopped without its supervisor: {reason}")
+        try:
+            write_json(run.path / "status.json", record, durable=True)
+            run.append_event("info", "stopped", f"stopped without its supervisor: {reason}")
+        except OSError as error:
+            raise MachineError(
+                f"the processes of the run were ended, but its status cannot be written: {error.strerror or error}",
+                str(run.path),
+                "free some space and stop the run again",
+            ) from error
         return run.status()

@@ -125,6 +125,7 @@ class RunDir:
         self._last_step: tuple[int, float] | None = None
         self._step_seconds: deque[float] = deque(maxlen=20)
         self._metrics: dict[str, Any] = {}
+        self._identity: ProcessIdentity | None = None
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -242,12 +243,17 @@ class RunDir:
             "step": step,
             "total_steps": total_steps,
             "step_seconds": sorted(self._step_seconds)[len(self._step_seconds) // 2] if self._step_seconds else None,
-            "pid": os.getpid(),
+            "process": self._own_identity(),
         }
         if metrics is not None:
             self._metrics = _finite(metrics)
         record["metrics"] = self._metrics
         write_json(self.path / "progress.json", record)
+
+    def _own_identity(self) -> dict[str, Any] | None:
+        if self._identity is None or self._identity.pid != os.getpid():  # a fork is another process
+            self._identity = process.identify(os.getpid())
+        return self._identity.as_dict() if self._identity else None
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add one row to metrics.jsonl. A value that is not finite is written as null, which is how JSON can say it."""
@@ -285,11 +291,17 @@ class RunDir:
         now = time.time()
         created_at = float(spec.get("created_at", 0.0))
         supervisor = ProcessIdentity.from_dict(record.get("supervisor"))
-        driver = ProcessIdentity.from_dict(record.get("driver"))
+        driver = ProcessIdentity.from_dict(record.get("driver") or progress.get("process"))
         error = record.get("error")
         state: State = record.get("state", "queued")
         phase = str(progress.get("phase", "") or record.get("phase", ""))
-        if not record and now - created_at > _NEVER_STARTED_SECONDS:
+        if not record and progress and driver is not None:
+            # Started by hand (torchrun): nobody supervises it, but it writes its progress.
+            if self._lives(driver, float(progress.get("time") or 0.0), now):
+                state = self._living_state("running", progress, created_at, now)
+            else:
+                state, error = self._last_word_of_driver(progress, None)
+        elif not record and now - created_at > _NEVER_STARTED_SECONDS:
             state = "lost"
             error = {
                 "code": "NeverStarted",
@@ -298,8 +310,10 @@ class RunDir:
                 "next": "launch it again",
             }
         elif record and state not in ENDED_STATES:
-            if self._supervisor_lives(supervisor, float(record.get("heartbeat_at") or 0.0), now):
+            if self._lives(supervisor, float(record.get("heartbeat_at") or 0.0), now):
                 state = self._living_state(state, progress, float(record.get("started_at") or created_at), now)
+            elif process.is_alive(ProcessIdentity.from_dict(record.get("stand_in"))):
+                state = "stopping"  # somebody ends the orphan in the supervisor's place
             elif self.living_processes(record, members):
                 state = "orphaned"
                 error = error or {
@@ -311,28 +325,17 @@ class RunDir:
             else:
                 # The supervisor may have written its last word and left between our two looks.
                 record = read_json(self.path / "status.json") or record
-                state = record.get("state", state)
-                error = record.get("error")
+                state, error = record.get("state", state), record.get("error")
                 if state not in ENDED_STATES:
-                    state = "lost"
-                    error = (
-                        read_json(self.path / "error.json")
-                        or error
-                        or {
-                            "code": "Lost",
-                            "what": "supervisor and processes of the run are gone without a final record "
-                            "(machine restarted, out of memory, or killed)",
-                            "where": str(self.path),
-                            "next": f"oxrl run logs {self.run_id}; launch again to go on",
-                        }
-                    )
+                    progress = read_json(self.path / "progress.json") or progress
+                    state, error = self._last_word_of_driver(progress, error)
         return Status(
             run_id=self.run_id,
             state=state,
             phase=phase,
             phase_since=progress.get("phase_since"),
             step=int(progress.get("step") or 0),
-            total_steps=progress.get("total_steps"),
+            total_steps=progress.get("total_steps") or None,
             metrics=progress.get("metrics") or {},
             step_seconds=progress.get("step_seconds"),
             created_at=created_at,
@@ -350,10 +353,27 @@ class RunDir:
         )
 
     @staticmethod
-    def _supervisor_lives(supervisor: ProcessIdentity | None, heartbeat_at: float, now: float) -> bool:
-        if supervisor is not None and process.is_foreign_host(supervisor):
+    def _lives(identity: ProcessIdentity | None, heartbeat_at: float, now: float) -> bool:
+        if identity is not None and process.is_foreign_host(identity):
             return now - heartbeat_at < _REMOTE_HEARTBEAT_SECONDS
-        return process.is_alive(supervisor)
+        return process.is_alive(identity)
+
+    def _last_word_of_driver(
+        self, progress: Mapping[str, Any], error: dict[str, str] | None
+    ) -> tuple[State, dict[str, str] | None]:
+        """How a run ended that has no supervisor to say so: finished or failed by its own word, else lost."""
+        if progress.get("phase") == "finished":
+            return "finished", None
+        said = read_json(self.path / "error.json")
+        if said is not None:
+            return "failed", {name: str(said.get(name, "")) for name in ("code", "what", "where", "next")}
+        return "lost", error or {
+            "code": "Lost",
+            "what": "every process of the run is gone without a final record "
+            "(machine restarted, out of memory, or killed)",
+            "where": str(self.path),
+            "next": f"oxrl run logs {self.run_id}; launch again to go on",
+        }
 
     @staticmethod
     def _living_state(recorded: State, progress: Mapping[str, Any], started_at: float, now: float) -> State:
@@ -377,7 +397,8 @@ class RunDir:
         """
         record = record if record is not None else read_json(self.path / "status.json") or {}
         supervisor = ProcessIdentity.from_dict(record.get("supervisor"))
-        known = [ProcessIdentity.from_dict(record.get("driver"))]
+        progress = read_json(self.path / "progress.json") or {}
+        known = [ProcessIdentity.from_dict(one) for one in (record.get("driver"), progress.get("process"))]
         if supervisor is not None:
             seen = cast("list[tuple[int, int]]", record.get("processes") or [])
             known += [ProcessIdentity(pid, start, supervisor.boot, supervisor.host) for pid, start in seen]

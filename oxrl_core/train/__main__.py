@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m oxrl_core.train", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run-dir", type=Path, help="run directory with the resolved config.yaml")
-    source.add_argument("--config-file", type=Path, help="under torchrun: a config; rank 0 makes the run directory")
+    source.add_argument("--config-file", help="under torchrun: a config; rank 0 makes the run directory")
     parser.add_argument("overrides", nargs="*", help="a.b=c, with --config-file")
     arguments = parser.parse_args(argv)
     os.environ.update({name: value for name, value in engine_environment().items() if name not in os.environ})
@@ -108,7 +108,7 @@ def drive(run: RunDir, config: Config, stop: StopRequest) -> int:
         parts.close()
 
 
-def _shared_run(config_file: Path, overrides: Sequence[str]) -> RunDir:
+def _shared_run(config_file: str, overrides: Sequence[str]) -> RunDir:
     """The run directory that rank 0 makes and all ranks of torchrun use."""
     import torch.distributed as dist
 

@@ -48,6 +48,15 @@ def run_id(home: Path) -> str:
 
 
 @pytest.fixture
+def idle_run_id(home: Path) -> str:
+    """A run that was created and never started. Whoever writes progress is the driver, so nothing is written here."""
+    from oxrl_core.config.load import load_config
+    from oxrl_core.runs.rundir import RunDir
+
+    return RunDir.create(home, load_config(COPY3), "rl").run_id
+
+
+@pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     import yaml
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+
+from oxrl_core.cli.command import with_one_screen_errors
+from oxrl_core.cli.render import Output
 
 Call = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,14 +88,15 @@ def test_the_traceback_is_there_for_those_who_ask(oxrl: Call, monkeypatch: pytes
     assert "Traceback" in error
 
 
-def test_a_defect_is_one_screen_too(oxrl: Call, run_id: str, home: Path) -> None:
-    # A file where a folder must be is nothing that any command expects.
-    spec = home / "runs" / run_id / "metrics.jsonl"
-    spec.unlink()
-    spec.mkdir()
-    code, _, error = oxrl("run", "metrics", run_id)
-    assert code in (0, 1)
-    assert "Traceback" not in error
+def test_a_defect_of_ours_is_one_screen_too(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    with pytest.raises(typer.Exit) as leaving:
+        with_one_screen_errors(Output(), lambda: print(1 // 0))
+    assert leaving.value.exit_code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: test_cli_errors.py:")
+    assert "ZeroDivisionError" in said[0]
+    assert "OXRL_DEBUG=1" in said[1]
+    assert len(said) == 2
 
 
 def test_a_reader_that_leaves_is_no_error(spawn: Spawn) -> None:
@@ -105,7 +112,7 @@ def test_head_gets_its_line(spawn: Spawn, run_id: str) -> None:
     done = subprocess.run(
         ["bash", "-c", "set -o pipefail; oxrl algorithms | head -n 1"],
         capture_output=True, text=True, timeout=60, check=False,
-        env={**__import__("os").environ, "PATH": f"{Path(__import__('sys').executable).parent}:/usr/bin:/bin"},
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oxrl_core.cli.render import drawn
-from oxrl_core.cli.watch import PlainBoard, draw_board, exit_code_of, plain_line
+from oxrl_core.cli.watch import LiveBoard, PlainBoard, draw_board, exit_code_of, plain_line
 from oxrl_core.runs.views import Alert, RunView
 
 
@@ -52,6 +52,14 @@ def test_the_board_fits_80_columns_and_shows_the_course(monkeypatch: pytest.Monk
     assert "9 s, 7 s left" in text
     assert "▁▅█" in text
     assert "[groups]" in text
+
+
+def test_the_course_holds_every_step_that_was_seen_once() -> None:
+    drawings: list[object] = []
+    board = LiveBoard(drawings.append, {1: 0.0})
+    for step in (1, 1, 100, 50):
+        board.show(view(step=step), [])
+    assert "▁█▄" in drawn([drawings[-1]], color=False)
 
 
 @pytest.mark.parametrize(

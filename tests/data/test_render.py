@@ -54,6 +54,10 @@ def test_a_plain_prompt_is_its_text() -> None:
     assert prompt is not None
     assert show(tokenizer, prompt.token_ids) == "420>"
     assert (prompt.id, prompt.text, prompt.answer, prompt.row) == ("t/train/7", "420>", "024", {"n": 1})
+    assert show(tokenizer, prompt.answer_ids) == "024<eos>"
+    without = render_prompt(row_of("420>"), tokenizer, data_of())
+    assert without is not None
+    assert (without.answer, without.answer_ids) == ("", [])
 
 
 @pytest.mark.parametrize(

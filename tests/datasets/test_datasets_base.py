@@ -17,6 +17,7 @@ from oxrl_core.errors import ConfigError, DataError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "gsm8k"
 BUILT_IN = ("reverse3", "reverse4", "copy3")
+DIGITS = {"reverse3": "012345", "reverse4": "01234", "copy3": "0123456789"}
 
 
 def load(name: str | Path, **settings: Any) -> list[dict[str, Any]]:
@@ -40,11 +41,11 @@ def test_every_built_in_row_is_whole_and_its_id_names_it(name: str, split: str) 
         digits = row["prompt"].removesuffix(">")
         assert row["answer"] == (digits if name == "copy3" else digits[::-1])
         assert row["completion"] == row["answer"]
-        assert set(digits) <= set("0123456789" if name == "copy3" else "01234")
+        assert set(digits) <= set(DIGITS[name])
 
 
 @pytest.mark.parametrize(
-    ("name", "num_train", "num_eval"), [("reverse3", 100, 25), ("reverse4", 500, 125), ("copy3", 800, 200)]
+    ("name", "num_train", "num_eval"), [("reverse3", 180, 36), ("reverse4", 521, 104), ("copy3", 834, 166)]
 )
 def test_held_out_prompts_never_occur_in_training_whatever_the_seeds(name: str, num_train: int, num_eval: int) -> None:
     train = {row["prompt"] for row in load_rows(DatasetConfig(name=name), seed=1)}
@@ -57,7 +58,7 @@ def test_held_out_prompts_never_occur_in_training_whatever_the_seeds(name: str, 
 def test_every_digit_is_seen_in_training_at_every_position(name: str) -> None:
     prompts = [row["prompt"].removesuffix(">") for row in load(name)]
     for position in range(len(prompts[0])):
-        assert {prompt[position] for prompt in prompts} == set("0123456789" if name == "copy3" else "01234")
+        assert {prompt[position] for prompt in prompts} == set(DIGITS[name])
 
 
 def test_reverse3_reads_as_documented() -> None:

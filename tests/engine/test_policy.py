@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_jobs import STAGES, loss_sum, make_batch, make_config, make_rows, num_items
+from rank_jobs import STAGES, Job, loss_sum, make_batch, make_config, make_rows, num_items
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,10 +57,12 @@ def run_ranks(jobs: str, folder: Path, world_size: int) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict]]:
-    """A folder with what the rank processes computed: three starts of processes serve all tests."""
+    """A folder with what one rank computed here and two ranks in processes of their own; two starts serve all tests."""
     folder = tmp_path_factory.mktemp("ranks")
     make_miniature("qwen2.5-0.5b-instruct", folder / "model", seed=1)
-    results = run_ranks("gradients", folder, world_size=1)
+    alone = Job(folder, rank=0, world_size=1)
+    alone.gradients()
+    results: dict[str, dict] = dict(alone.results)
     results |= run_ranks("gradients,losses,reference,straight", folder, world_size=2)
     results["resumed"] = run_ranks("resumed", folder, world_size=2)
     return folder, results
@@ -275,9 +277,8 @@ def test_unpacking_gives_each_example_its_own_row() -> None:
 
 
 def test_bfloat16_keeps_float32_master_weights_and_small_updates_add_up(model_folder: Path) -> None:
-    engine = one_rank(
-        model_folder, stage=2, precision="bfloat16", lr=1e-6, eps=1e-8, weight_decay=0.0, lr_schedule="constant"
-    )
+    train = {"lr": 1e-6, "eps": 1e-8, "weight_decay": 0.0, "lr_schedule": "constant"}
+    engine = one_rank(model_folder, stage=2, precision="bfloat16", **train)
     assert {parameter.dtype for parameter in engine.policy.parameters()} == {torch.bfloat16}
     tables = [buffer for name, buffer in engine.policy.named_buffers() if "inv_freq" in name]
     assert tables and all(table.dtype == torch.float32 for table in tables)

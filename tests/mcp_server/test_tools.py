@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +19,11 @@ from mcp import Client
 from mcp.types import CallToolResult, Implementation
 
 from mcp_server.server import build_server
-from oxrl_core import api
-from oxrl_core.config.load import load_config
 from oxrl_core.errors import NotFoundError
-from oxrl_core.runs import launch
 from oxrl_core.runs.rundir import RunDir
 
 ERAS = ["auto", "legacy"]
 SECRET = "hf_" + "zyxw9876" * 4
-
-DRIVER = """
-    import os, signal, sys, time
-    from pathlib import Path
-    from oxrl_core.runs.rundir import RunDir
-
-    steps, seconds, fail = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "fail"
-    run = RunDir(Path(os.environ["OXRL_HOME"]) / "runs" / os.environ["OXRL_RUN_ID"])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    run.write_progress("loading", 0, steps)
-    print("the token is", "hf_" + "zyxw9876" * 4, flush=True)
-    for step in range(1, steps + 1):
-        row = {"step": step, "reward/mean": step / steps, "loss": 0.123456789 * step, "lr": 1e-6, "seconds": seconds}
-        if step in (1, steps):
-            row["eval/reward"] = 0.1 if step == 1 else 0.9
-        run.append_metrics(row)
-        run.write_progress("training", step, steps, row)
-        print(f"step {step} of {steps}", flush=True)
-        time.sleep(seconds)
-    if fail:
-        error = {"code": "NumericsError", "what": "the loss is not finite", "where": "step 3", "next": "lower train.lr"}
-        run.write_error(error)
-        sys.exit(1)
-"""
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of its own; every run that a test leaves behind is stopped."""
-    folder = tmp_path / "home"
-    monkeypatch.setenv("OXRL_HOME", str(folder))
-    yield folder
-    for view in api.list_runs(state="active", home=folder).runs:
-        api.stop_run(view.run_id, reason="the test has ended", force=True, home=folder)
-
-
-@pytest.fixture
-def start(home: Path) -> Callable[..., RunDir]:
-    """Starts a run of the small driver."""
-    program = home.parent / "driver.py"
-    program.write_text(textwrap.dedent(DRIVER), encoding="utf-8")
-
-    def go(steps: int = 3, seconds: float = 0.02, ends: str = "well") -> RunDir:
-        loaded = load_config(
-            {
-                "run": {"name": "little", "stop_grace_seconds": 2},
-                "model": {"path": "miniature:chars"},
-                "data": {"train": "reverse3"},
-            }
-        )
-        run = RunDir.create(home, loaded, "rl", command=[sys.executable, str(program), str(steps), str(seconds), ends])
-        launch.launch(run)
-        return run
-
-    return go
 
 
 def talk(
@@ -296,3 +236,15 @@ def test_runs_go_on_when_their_server_has_gone(start: Callable[..., RunDir]) -> 
     first = answer("watch_run", run_id=run.run_id, until="progress", wait_seconds=5)["step"]
     wait_for_end(run)  # no server lives here
     assert answer("get_run", run_id=run.run_id)["step"] == 30 > first
+
+
+@pytest.mark.engine
+def test_a_launch_is_real_and_its_key_starts_no_second_run(home: Path) -> None:
+    first = answer("launch_run", config="demo", overrides=["run.seed=5"], key="mine")
+    assert first["created"] and first["next"] == "watch_run"
+    again = answer("launch_run", config="demo", overrides=["run.seed=5"], key="mine")
+    assert again["run_id"] == first["run_id"] and not again["created"]
+    other = error("launch_run", config="demo", overrides=["run.seed=6"], key="mine")
+    assert first["run_id"] in other["what"]
+    assert answer("stop_run", run_id=first["run_id"], force=True)["state"] == "stopped"
+    assert answer("list_runs")["total"] == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from oxrl_core.rewards.base import get_reward
@@ -48,13 +50,36 @@ def test_a_right_answer_is_exactly_one(length: int) -> None:
     assert get_reward("positions")(rollout("7" * length, "7" * length)).value == 1.0
 
 
-def test_a_hidden_special_token_cannot_stand_at_the_right_place_to_stop() -> None:
-    # "0 <pad> 2 4 EOS" decodes to "024" too
-    assert get_reward("positions")(rollout("024", "024", num_tokens=5)).value == 0.75
+PAD, EOS = 0, 1
 
 
-def test_long_tokens_do_not_count_as_hidden() -> None:
-    assert get_reward("positions")(rollout("024", "024", num_tokens=2)).value == 1.0
+@pytest.mark.parametrize(
+    ("tokens", "finish_reason", "value"),
+    [
+        ([10, 12, 14, EOS], "stop", 1.0),
+        ([10, 12, 14, EOS], "length", 1.0),  # drawn to a fixed length: EOS is at its place all the same
+        ([10, 12, 14, PAD], "length", 0.75),
+        ([10, PAD, 12, 14, EOS], "stop", 0.25),  # its text is "024" too
+        ([10, EOS, 14, EOS], "length", 0.75),  # it went on after an EOS: position by position
+        ([10, 12, EOS], "stop", 0.5),
+        ([10, 12, 14, 19, EOS], "stop", 0.75),
+        ([10, 12, 14], "length", 0.75),
+        ([], "length", 0.0),
+    ],
+)
+def test_positions_of_character_tokens_are_compared_as_tokens(
+    tokens: list[int], finish_reason: FinishReason, value: float
+) -> None:
+    drawn = rollout("024", "024", finish_reason)
+    drawn.prompt = replace(drawn.prompt, answer_ids=[10, 12, 14, EOS])
+    drawn.token_ids = tokens
+    assert get_reward("positions")(drawn).value == value
+
+
+def test_tokens_that_are_no_characters_are_compared_as_text() -> None:
+    drawn = rollout("024", "024", num_tokens=2)
+    drawn.prompt = replace(drawn.prompt, answer_ids=[77, EOS])
+    assert get_reward("positions")(drawn).value == 1.0
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,9 @@ class TamperedWorker(VllmWorker):
     def tamper(self, name: str, value: bool) -> None:
         setattr(self, name, value)
 
+    def check_heads(self, size: int) -> None:
+        check_head_size(size, "folder")
+
 
 @pytest.fixture(scope="module")
 def vllm(local_ray: None, tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -322,8 +325,9 @@ def test_vllm_refuses_half_the_weights_and_answers_to_sleep_and_wake(vllm: Any, 
         vllm.call("generate", [[VOCABULARY + 7]], [1], 1.0, 5, False)  # no such token
 
 
-def test_heads_that_vllm_cannot_compute_on_the_cpu_are_named_at_the_start() -> None:
-    check_head_size(64, "folder")
+@pytest.mark.engine
+def test_heads_that_vllm_cannot_compute_on_the_cpu_are_named(vllm: Any) -> None:
+    vllm.call("check_heads", 64)
     with pytest.raises(ModelError, match="this model has 16") as caught:
-        check_head_size(16, "folder")
+        vllm.call("check_heads", 16)
     assert caught.value.next_step == "set rollout.engine: transformers"

@@ -1,4 +1,4 @@
-"""The run directory as its readers see it: torn files, thinned metrics, logs from both ends, states without processes."""
+"""The run directory as its readers see it: torn files, thinned metrics, logs from both ends, states."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+def open_files(pid: int) -> set[str]:
+    """What a process has open, its own wake-up pipe left out."""
+    targets: set[str] = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed a moment ago
+            targets.add(str(link.readlink()))
+    return {target for target in targets if not target.startswith("pipe:")}
+
+
 def script_of(run: RunDir) -> Path:
     return Path(run.spec()["command"][1])
 
@@ -116,11 +126,11 @@ def test_the_supervisor_holds_nothing_of_its_launcher(make_run: MakeRun) -> None
     assert status.supervisor and status.driver
     sessions = {pid: os.getsid(pid) for pid in (os.getpid(), status.supervisor.pid, status.driver.pid)}
     assert len(set(sessions.values())) == 3
-    targets = {os.readlink(link) for link in Path(f"/proc/{status.supervisor.pid}/fd").iterdir()}
-    targets = {target for target in targets if not target.startswith("pipe:")}  # its own wake-up pipe
-    assert targets == {"/dev/null", str(run.logs / "supervisor.log"), str(run.path / ".lock")}
-    driver_targets = {os.readlink(link) for link in Path(f"/proc/{status.driver.pid}/fd").iterdir()}
-    assert driver_targets == {"/dev/null", str(run.logs / "driver.log")}
+    wait_for(lambda: run.read_logs().lines)  # the driver's interpreter has read its own files
+    driver_files = {"/dev/null", str(run.logs / "driver.log")}
+    assert open_files(status.driver.pid) == driver_files
+    supervisor_files = {"/dev/null", str(run.logs / "supervisor.log"), str(run.path / ".lock")}
+    wait_for(lambda: open_files(status.supervisor.pid) == supervisor_files)  # but for the moment of a heartbeat
 
 
 def test_the_run_id_is_the_last_variable_and_foreign_tokens_are_not_passed(
@@ -341,6 +351,49 @@ def test_a_run_whose_processes_all_vanished_is_lost(make_run: MakeRun) -> None:
     wait_for(lambda: run.status().state == "lost")
     assert (run.status().error or {})["code"] == "Lost"
     assert launch.stop(run, "nothing to do").state == "lost"
+
+
+def test_a_driver_that_ends_after_its_supervisor_has_the_last_word(make_run: MakeRun) -> None:
+    driver = """
+    import sys, time
+    from oxrl_core.runs.rundir import RunDir
+    run = RunDir(sys.argv[1])
+    print("ready", flush=True)
+    time.sleep(1.5)
+    LAST_WORD
+    """
+    words = {
+        "run.write_progress('finished', 3, 3)": "finished",
+        "run.write_error({'code': 'DataError', 'what': 'empty'})": "failed",
+    }
+    for word, state in words.items():
+        run = make_run(textwrap.dedent(driver).replace("LAST_WORD", word))
+        spec = run.spec()
+        write_json(run.path / "spec.json", {**spec, "command": [*spec["command"], str(run.path)]})
+        launch.launch(run)
+        wait_for(lambda run=run: run.read_logs().lines)
+        supervisor = run.status().supervisor
+        assert supervisor
+        os.kill(supervisor.pid, signal.SIGKILL)
+        wait_for(lambda run=run: run.status().state == "orphaned")
+        assert wait_until_ended(run).state == state
+
+
+def test_a_driver_started_by_hand_is_watched_and_stopped_without_a_supervisor(make_run: MakeRun) -> None:
+    driver = """
+    import sys, time
+    from oxrl_core.runs.rundir import RunDir
+    RunDir(sys.argv[1]).write_progress("training", 1, 3)
+    time.sleep(600)
+    """
+    run = make_run(textwrap.dedent(driver))
+    by_hand = subprocess.Popen([*run.spec()["command"], str(run.path)])
+    burial = threading.Thread(target=by_hand.wait)
+    burial.start()
+    wait_for(lambda: run.status().state == "running")
+    assert launch.stop(run, "enough").state == "stopped"
+    burial.join(10)
+    assert by_hand.returncode == -signal.SIGTERM
 
 
 def test_a_deaf_supervisor_is_replaced_by_who_stops(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
