@@ -53,7 +53,7 @@ def make_guard(tools: Mapping[str, Tool], facts: Mapping[str, ToolFacts], redact
 def _mistake(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> CallToolResult | None:
     """The tool error for a call that cannot be right; none where it can."""
     # Here and not at the top: the server must answer `initialize` before it reads configuration code.
-    from oxrl_core.config.suggest import did_you_mean
+    from oxrl_core.suggest import did_you_mean
 
     if name not in tools:
         shown = name[:LONGEST_ECHO]

@@ -270,7 +270,7 @@ def get_metrics(
     known = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     unknown = [name for name in names if name not in known]
     if unknown and rows:
-        from oxrl_core.config.suggest import did_you_mean
+        from oxrl_core.suggest import did_you_mean
 
         raise NotFoundError(
             f"no metric {unknown[0]!r}.{did_you_mean(unknown[0], known)}", run.run_id, f"it has: {', '.join(known)}"

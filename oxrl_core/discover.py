@@ -5,21 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from oxrl_core.errors import ConfigError
+from oxrl_core.suggest import did_you_mean
 
 Entry = TypeVar("Entry")
 Function = Callable[..., Any]
-
-
-def did_you_mean(word: str, candidates: Sequence[str]) -> str:
-    """' Did you mean "x"?', or nothing where no candidate is near."""
-    # Imported where it is needed, in an error: the configuration stands above the modules that are found here.
-    from oxrl_core.config import suggest
-
-    return suggest.did_you_mean(word, list(candidates))
 
 
 def summary_of(function: Function) -> str:

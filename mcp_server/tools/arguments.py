@@ -36,7 +36,7 @@ def recipe_or_yaml(config: str) -> str:
     if "\n" in config or ": " in config or config.lstrip().startswith("{"):
         return config
     from oxrl_core.config.load import list_recipes
-    from oxrl_core.config.suggest import did_you_mean
+    from oxrl_core.suggest import did_you_mean
 
     names = [recipe.name for recipe in list_recipes()]
     if config in names:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from oxrl_core.discover import Catalogue, did_you_mean, summary_of
+from oxrl_core.discover import Catalogue, summary_of
 from oxrl_core.errors import ConfigError
+from oxrl_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

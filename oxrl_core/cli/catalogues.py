@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oxrl_core.cli.results import Catalogue, Entry, FieldEntry, FieldList
-from oxrl_core.config.suggest import did_you_mean
 from oxrl_core.errors import NotFoundError, UserError
+from oxrl_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -44,7 +44,7 @@ def _run(out: Output, kind: str, config_file: str, overrides: list[str]) -> int:
     check_kind(kind, config_file, overrides)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         # torchrun has started every rank already. By name: training is below the torch line.
-        driver = importlib.import_module("oxrl_core.train.__main__")
+        driver = importlib.import_module("oxrl_core.driver")
         return int(driver.main(["--config-file", config_file, *overrides]))
     signal.signal(signal.SIGTERM, _interrupt)  # whoever ends the foreground process means the run
     launched = api.launch_run(config_file, overrides)

@@ -25,8 +25,8 @@ from oxrl_core.config.load import model_entry, registry_folder
 from oxrl_core.config.machine import GIB, Machine, this_machine
 from oxrl_core.config.rules import find_contradictions
 from oxrl_core.config.schema import Config, DatasetConfig
-from oxrl_core.config.suggest import did_you_mean
 from oxrl_core.errors import OxrlError
+from oxrl_core.suggest import did_you_mean
 from oxrl_core.types import Row
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w-][\w.-]*$")

@@ -21,9 +21,9 @@ from oxrl_core.config.dialect import Translation, is_old_key, translate
 from oxrl_core.config.presets import preset_for
 from oxrl_core.config.rules import find_contradictions
 from oxrl_core.config.schema import AlgorithmConfig, Config, DataConfig, DatasetConfig, as_datasets
-from oxrl_core.config.suggest import closest, did_you_mean
 from oxrl_core.config.yaml_text import Document, read_mapping, read_value, write_mapping
 from oxrl_core.errors import ConfigError
+from oxrl_core.suggest import closest, did_you_mean
 
 MAX_FILE_BYTES = 1_000_000
 DOCS = "docs/config.md"

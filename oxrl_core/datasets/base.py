@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from oxrl_core.discover import Catalogue, Function, did_you_mean, summary_of
+from oxrl_core.discover import Catalogue, Function, summary_of
 from oxrl_core.errors import ConfigError, DataError
+from oxrl_core.suggest import did_you_mean
 from oxrl_core.types import Message, Row
 
 if TYPE_CHECKING:

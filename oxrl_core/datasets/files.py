@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from oxrl_core.discover import did_you_mean
 from oxrl_core.errors import DataError, MachineError
+from oxrl_core.suggest import did_you_mean
 from oxrl_core.types import Row
 
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")

@@ -103,7 +103,7 @@ def find_run(home: Path, id_or_prefix_or_name: str) -> RunDir:
     if hits:
         shown = ", ".join(hits[:5]) + (", ..." if len(hits) > 5 else "")
         raise NotFoundError(f"{wanted!r} is the beginning of {len(hits)} runs: {shown}", str(runs), "name one of them")
-    from oxrl_core.config.suggest import did_you_mean
+    from oxrl_core.suggest import did_you_mean
 
     raise NotFoundError(f"there is no run {wanted!r}.{did_you_mean(wanted, ids)}", str(runs), "oxrl run list")
 

@@ -346,7 +346,7 @@ def _last_words(tail: list[str]) -> str:
 
 
 def _training_command(run: RunDir) -> list[str]:
-    return [sys.executable, "-m", "oxrl_core.train", "--run-dir", str(run.path)]
+    return [sys.executable, "-m", "oxrl_core.driver", "--run-dir", str(run.path)]
 
 
 def _own_identity() -> ProcessIdentity:

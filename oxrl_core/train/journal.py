@@ -42,7 +42,9 @@ class Journal:
         learner = self.parts.learner
         newest = learner.share(self.store.newest() if self.writes and self.config.train.resume else None)
         for bad in self.store.quarantined:
-            self.run.append_event("warning", "bad_checkpoint", f"{bad.name} does not match its manifest and is set aside")
+            self.run.append_event(
+                "warning", "bad_checkpoint", f"{bad.name} does not match its manifest and is set aside"
+            )
         if newest is None:
             return
         folder, manifest = newest

@@ -196,7 +196,7 @@ def test_the_error_that_the_driver_left_is_the_error_of_the_run(make_run: MakeRu
 
 
 def test_stop_leaves_no_process_of_a_nasty_tree_and_touches_no_foreign_one(make_run: MakeRun) -> None:
-    decoy = os.posix_spawn(sys.executable, [sys.executable, "-c", SLEEP, "oxrl_core.train"], dict(os.environ))
+    decoy = os.posix_spawn(sys.executable, [sys.executable, "-c", SLEEP, "oxrl_core.driver"], dict(os.environ))
     sleeper = os.posix_spawnp("sleep", ["sleep", "600"], dict(os.environ))  # the name of one of the tree's processes
     try:
         run = make_run(NASTY_TREE)

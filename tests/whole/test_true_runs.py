@@ -138,7 +138,7 @@ def test_a_stopped_run_saves_leaves_no_process_and_goes_on_where_it_was(tmp_path
     text = (run.path / "config.yaml").read_text()
     text = text.replace("steps: 100000", f"steps: {step + 2}").replace("backend: ray", "backend: local")
     (run.path / "config.yaml").write_text(text)
-    command = [sys.executable, "-m", "oxrl_core.train", "--run-dir", str(run.path)]
+    command = [sys.executable, "-m", "oxrl_core.driver", "--run-dir", str(run.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row["step"] for row in run.metrics()] == list(range(step + 3))

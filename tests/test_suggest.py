@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxrl_core.config.suggest import did_you_mean
+from oxrl_core.suggest import did_you_mean
 
 
 @pytest.mark.parametrize(

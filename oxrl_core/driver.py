@@ -1,4 +1,4 @@
-"""The driver process of a run: `python -m oxrl_core.train --run-dir DIR`. It reads the resolved config of the run
+"""The driver process of a run: `python -m oxrl_core.driver --run-dir DIR`. It reads the resolved config of the run
 directory, builds the parts, goes through the loop and writes everything down there.
 
 Exit codes: 0 finished, 1 failed, 2 the configuration or this machine cannot do it, 143 stopped (after a checkpoint).
@@ -49,7 +49,7 @@ class StopRequest:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the run."""
-    parser = argparse.ArgumentParser(prog="python -m oxrl_core.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m oxrl_core.driver", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run-dir", type=Path, help="run directory with the resolved config.yaml")
     source.add_argument("--config-file", help="under torchrun: a config; rank 0 makes the run directory")
