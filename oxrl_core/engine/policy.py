@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from oxrl_core.config.deepspeed import deepspeed_config, resolve_precision, resolve_zero_stage
 from oxrl_core.engine.schedule import learning_rate
 from oxrl_core.engine.state import load_state, save_state
 from oxrl_core.errors import ConfigError, MachineError, ModelError, NumericsError
@@ -59,10 +60,10 @@ class PolicyEngine:
         self.total_steps = total_steps
         self.num_steps = 0  # optimizer steps taken
         self.device = join_ranks(rank, world_size, config.run.call_timeout_seconds)
-        self.precision = resolve_precision(config.model.precision, self.device)
+        self.precision = resolve_precision(config, on_gpu=self.device.type == "cuda")
         self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        stage = config.deepspeed.zero_stage
-        self.zero_stage = 1 if stage == 0 and self.precision == "bfloat16" else stage
+        self.zero_stage = resolve_zero_stage(config, self.precision)
+        check_offloading(config, self.zero_stage, self.device)
 
         model: nn.Module = load_policy(model_folder, config.model, self.dtype)
         silence_dropout(model)
@@ -242,7 +243,13 @@ class PolicyEngine:
         engine, *_ = deepspeed.initialize(
             model=self.policy,
             optimizer=make_optimizer(self.policy, self.config.train),
-            config=deepspeed_settings(self.config, self.zero_stage, self.dtype, self.device, self.policy),
+            config=deepspeed_config(
+                self.config,
+                self.world_size,
+                precision=self.precision,
+                on_gpu=self.device.type == "cuda",
+                whole_below=whole_below(self.policy),
+            ),
             dist_init_required=False,
         )
         for name, table in tables.items():
@@ -279,11 +286,6 @@ class PolicyEngine:
             folder.rename(old)
         unfinished.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 on a GPU."""
-    return precision if precision != "auto" else ("bfloat16" if device.type == "cuda" else "float32")
 
 
 def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.device:
@@ -344,47 +346,17 @@ def make_optimizer(policy: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, eps=train.eps)
 
 
-def deepspeed_settings(
-    config: Config, zero_stage: int, dtype: torch.dtype, device: torch.device, policy: nn.Module
-) -> dict[str, Any]:
-    """DeepSpeed's own configuration for ours. A key that does not apply is left out: nulls crash it."""
+def whole_below(policy: nn.Module) -> int:
+    """ZeRO 3 leaves vectors whole on every rank and shards matrices, whatever the size of the model."""
+    return max((parameter.numel() for parameter in policy.parameters() if parameter.ndim < 2), default=0)
+
+
+def check_offloading(config: Config, zero_stage: int, device: torch.device) -> None:
+    """Raises where something is to be offloaded that is not sharded, or from a device that has no other memory."""
     settings = config.deepspeed
-    zero: dict[str, Any] = {
-        "stage": zero_stage,
-        "reduce_bucket_size": settings.bucket_size,
-        "allgather_bucket_size": settings.bucket_size,
-        "overlap_comm": device.type == "cuda" and zero_stage >= 2,
-        "contiguous_gradients": True,
-    }
-    if zero_stage == 3:
-        zero["stage3_prefetch_bucket_size"] = settings.bucket_size
-        # Vectors stay whole on every rank, matrices are sharded, whatever the size of the model.
-        zero["stage3_param_persistence_threshold"] = max(
-            (parameter.numel() for parameter in policy.parameters() if parameter.ndim < 2), default=0
-        )
     for wanted, key, needed_stage in (
         (settings.offload_optimizer, "offload_optimizer", 1),
-        (settings.offload_params, "offload_param", 3),
+        (settings.offload_params, "offload_params", 3),
     ):
         if wanted and (device.type != "cuda" or zero_stage < needed_stage):
-            raise ConfigError(
-                f"deepspeed.{key}s needs a GPU and ZeRO {needed_stage} or more".replace("optimizers", "optimizer"),
-                "deepspeed",
-                "turn it off",
-            )
-        if wanted:
-            zero[key] = {"device": "cpu", "pin_memory": True}
-    result: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own loader and counters read these two
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.train.max_grad_norm,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW everywhere: nothing is compiled at the start
-        "steps_per_print": 1_000_000_000,
-    }
-    if dtype == torch.bfloat16:
-        result["bf16"] = {"enabled": True}
-        result["data_types"] = {"grad_accum_dtype": "fp32"}
-        result["communication_data_type"] = "fp32"  # a sum over ranks in bfloat16 would round once per rank
-    return result
+            raise ConfigError(f"{key} needs a GPU and ZeRO {needed_stage} or more", f"deepspeed.{key}", "turn it off")
