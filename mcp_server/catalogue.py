@@ -164,6 +164,6 @@ def build_tool(name: str, facts: ToolFacts) -> Tool:
         annotations=facts.hints,
         meta={"anthropic/alwaysLoad": True} if facts.core else None,
     )
-    built.parameters = plain_schema(built.parameters, closed=True)
+    built.parameters = plain_schema(built.parameters)
     built.fn_metadata.output_schema = plain_schema(built.fn_metadata.output_schema or {})
     return built

@@ -1,4 +1,4 @@
-"""JSON schemas that every host accepts: no references, no unions, no titles, no unknown keys.
+"""JSON schemas that every host accepts: no references, no unions, no titles.
 
 Some hosts send a tool's schema to a model API that knows only a small part of JSON Schema; what they do not know makes
 every call fail. pydantic writes `$ref`, `anyOf` with null and a title per property; here they are folded away.
@@ -11,8 +11,12 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def plain_schema(schema: Schema, *, closed: bool = False) -> Schema:
-    """The schema with references inlined, `null` alternatives and titles dropped; `closed` refuses unknown keys."""
+def plain_schema(schema: Schema) -> Schema:
+    """The schema with references inlined, `null` alternatives and titles dropped.
+
+    Inputs are not closed with `additionalProperties`: some model APIs do not know it, and gemini-cli sends an argument
+    of its own with every call. The guard refuses unknown arguments, and says which there are.
+    """
     definitions: dict[str, Schema] = schema.get("$defs", {})
 
     def plain(node: Any, names_are_keys: bool = False) -> Any:
@@ -43,6 +47,4 @@ def plain_schema(schema: Schema, *, closed: bool = False) -> Schema:
 
     result: Schema = plain(schema)
     result.setdefault("properties", {})
-    if closed:
-        result["additionalProperties"] = False
     return result

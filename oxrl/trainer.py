@@ -115,7 +115,7 @@ class Trainer:
     def config_for(self, task: str = "math", **config: Any) -> dict[str, Any]:
         """The configuration that `train` would launch: the task's values, this machine's, then the caller's."""
         from oxrl_core.algorithms.base import get_algorithm
-        from oxrl_core.runs.doctor import find_gpus
+        from oxrl_core.config.machine import find_gpus
 
         said = _merged(self.config, _sections(config))
         base = TASKS[task].config if task in TASKS else _task_of_rows(task, said)
@@ -197,6 +197,5 @@ def run_name(task: str, model: str) -> str:
 
 
 def _result(view: RunView) -> RunResult:
-    path = Path(view.path)
-    final = path / "final"
-    return RunResult(view.run_id, view.state, path, dict(view.metrics), final if final.is_dir() else None)
+    model = Path(view.model) if view.model else None
+    return RunResult(view.run_id, view.state, Path(view.path), dict(view.metrics), model)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from oxrl_core.errors import ConfigError, NotFoundError, UserError
 from oxrl_core.runs import launch, process
-from oxrl_core.runs.rundir import RunDir, Status, oxrl_home, thin
+from oxrl_core.runs.records import thin
+from oxrl_core.runs.rundir import RunDir, oxrl_home
+from oxrl_core.runs.status import Status
 from oxrl_core.runs.views import (
     Alert,
     ConfigReport,
@@ -25,13 +27,13 @@ from oxrl_core.runs.views import (
     MetricSummary,
     MetricsView,
     NeedsView,
-    ProblemView,
     RunList,
     RunView,
 )
 
 if TYPE_CHECKING:
     from oxrl_core.config.load import LoadedConfig
+    from oxrl_core.config.requirements import Problem
 
 Until = Literal["progress", "end"]
 _POLL_SECONDS = 0.25
@@ -71,11 +73,8 @@ def validate_config(config: str | Path, overrides: Sequence[str] = (), *, home: 
 def _load(config: str | Path, overrides: Sequence[str]) -> LoadedConfig:
     from oxrl_core.config.load import load_config
 
-    if isinstance(config, str):
-        if len(config) > _MAX_CONFIG_CHARACTERS:
-            raise ConfigError(f"it has {len(config)} characters", "config", f"keep it below {_MAX_CONFIG_CHARACTERS}")
-        if ": " in config:
-            config += "\n"  # one line of YAML, not a path
+    if isinstance(config, str) and len(config) > _MAX_CONFIG_CHARACTERS:
+        raise ConfigError(f"it has {len(config)} characters", "config", f"keep it below {_MAX_CONFIG_CHARACTERS}")
     return load_config(config, overrides)
 
 
@@ -100,18 +99,17 @@ def _report(loaded: LoadedConfig, home: Path) -> ConfigReport:
             num_rows=needs.num_rows or 0,
             steps=needs.steps or 0,
         ),
-        problems=[
-            ProblemView(code=p.code, what=p.what, where=p.where, next=p.next, severity=p.severity)
-            for p in needs.problems
-        ],
+        problems=needs.problems,
         notes=list(loaded.notes),
         arithmetic=list(explain(loaded, num_rows=needs.num_rows or None).arithmetic),
         config_yaml=config_to_yaml(config),
     )
 
 
-def _as_problem(error: UserError) -> ProblemView:
-    return ProblemView(code=type(error).__name__, what=error.what, where=error.where, next=error.next_step)
+def _as_problem(error: UserError) -> Problem:
+    from oxrl_core.config.requirements import Problem
+
+    return Problem(code=type(error).__name__, what=error.what, where=error.where, next=error.next_step)
 
 
 # -------------------------------------------------------------------- runs
@@ -375,6 +373,7 @@ def _view(run: RunDir, status: Status, *, with_alerts: bool = True) -> RunView:
         eta = max(0.0, (status.total_steps - status.step) * status.step_seconds)
     elapsed = (status.ended_at or now) - status.started_at if status.started_at else None
     events_size = run.events_size() if with_alerts else 0
+    model = run.path / "final"
     return RunView(
         run_id=run.run_id,
         kind=str(spec.get("kind", "")),
@@ -395,6 +394,7 @@ def _view(run: RunDir, status: Status, *, with_alerts: bool = True) -> RunView:
         stop_reason=status.stop_reason,
         exit_code=status.exit_code,
         path=str(run.path),
+        model=str(model) if model.is_dir() else "",
         config_hash=str(spec.get("config_hash", "")),
         created_at=_timestamp(status.created_at),
         ended_at=_timestamp(status.ended_at),

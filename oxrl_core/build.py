@@ -18,19 +18,19 @@ from oxrl_core.data.render import Example, render_example, render_prompt
 from oxrl_core.data.stream import RenderedStream, RowStream
 from oxrl_core.datasets.base import load_rows
 from oxrl_core.errors import DataError, MachineError
-from oxrl_core.models.load import load_tokenizer, resolve_model
 from oxrl_core.rewards.base import Reward, get_reward
 from oxrl_core.rollout.sampler import Sampler
 from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
 from oxrl_core.rollout.worker import window
-from oxrl_core.train.learner import Learner, LearnerWorker
-from oxrl_core.train.placement import Cluster, WorkerGroup, check_placement, start_group
+from oxrl_core.train.cluster import Cluster
+from oxrl_core.train.groups import WorkerGroup, start_group
 from oxrl_core.train.torchrun import TorchrunGroup
 from oxrl_core.types import Progress, Prompt, Row
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config, DatasetConfig
     from oxrl_core.runs.rundir import RunDir
+    from oxrl_core.train.learner import Learner
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     render = partial(render_example, tokenizer=tokenizer, data=config.data)
     stream = RenderedStream(_row_stream(config, progress), render)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.rows_per_step)
-    learner = Learner(_start_learner(config, model_folder, total_steps, cluster))
+    learner = _start_learner(config, model_folder, total_steps, cluster)
     learner.ready()
     return SlParts(
         config=config,
@@ -121,7 +121,7 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
     render = partial(render_prompt, tokenizer=tokenizer, data=config.data)
     stream = RenderedStream(_row_stream(config, progress), render)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
-    learner = Learner(_start_learner(config, model_folder, total_steps, cluster))
+    learner = _start_learner(config, model_folder, total_steps, cluster)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     sampler = Sampler(_start_sampler(config, model_folder, cluster), config, decode)
     precision = learner.ready()["precision"]
@@ -144,21 +144,28 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
 
 
 def _foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]:
-    """Cluster, model folder and tokenizer. Ray takes seconds to start: the model is fetched or made meanwhile."""
+    """Cluster, model folder and tokenizer. Ray takes seconds to start: torch is loaded and the model made meanwhile."""
+    if config.run.backend == "ray":
+        # Whole before the other thread imports torch: two threads that import the same package at once can see half.
+        import ray  # noqa: F401  (the cluster uses it)
     with ThreadPoolExecutor(1) as pool:
-        resolved = pool.submit(
-            resolve_model,
-            config.model.path,
-            run_folder=run.path,
-            home=run.path.parent.parent,
-            seed=config.run.seed,
-            revision=config.model.revision,
-        )
+        resolved = pool.submit(_model, config, run)
         cluster = Cluster.start(config, run.path / "logs") if config.run.backend == "ray" else None
-        if cluster is not None:
-            check_placement(config, cluster.resources())
-        model_folder = resolved.result()
-    return cluster, model_folder, load_tokenizer(model_folder)
+        model_folder, tokenizer = resolved.result()
+    return cluster, model_folder, tokenizer
+
+
+def _model(config: Config, run: RunDir) -> tuple[Path, Any]:
+    from oxrl_core.models.load import load_tokenizer, resolve_model
+
+    folder = resolve_model(
+        config.model.path,
+        run_folder=run.path,
+        home=run.path.parent.parent,
+        seed=config.run.seed,
+        revision=config.model.revision,
+    )
+    return folder, load_tokenizer(folder)
 
 
 def _start_learner(

@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT))
 
 from oxrl_core.algorithms.base import all_algorithms  # noqa: E402  (the path comes first)
 from oxrl_core.config.dialect import DROPS, REFUSALS, RENAMES  # noqa: E402
-from oxrl_core.config.load import list_recipes  # noqa: E402
 from oxrl_core.config.presets import LORA_LR_FACTOR, PRESETS  # noqa: E402
 from oxrl_core.config.schema import Config, DatasetConfig  # noqa: E402
+from oxrl_core.config.sources import list_recipes  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 

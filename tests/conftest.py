@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "RAY_health_check_timeout_ms": "60000",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 os.environ.update(ENVIRONMENT)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -37,7 +38,7 @@ def oxrl_home_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """One Ray on this machine for all tests that need actors: it takes 8 s to start."""
+    """One Ray on this machine for all tests that need actors: each start costs seconds."""
     import ray
 
     # 8 places on however many cores: what is tested is the calls, not the speed.

@@ -16,7 +16,8 @@ import pytest
 from oxrl_core import api
 from oxrl_core.errors import ConfigError, NotFoundError, UserError
 from oxrl_core.runs import launch, process
-from oxrl_core.runs.rundir import RunDir, write_json
+from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RunDir
 
 CONFIG = """
 run: {name: tiny, seed: 1, backend: local}

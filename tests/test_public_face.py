@@ -158,11 +158,10 @@ def test_the_trainer_trains_and_returns_the_run() -> None:
 
 @pytest.mark.engine
 def test_a_run_that_fails_raises_with_the_next_step() -> None:
-    def fails() -> RunResult:
-        return Trainer(model="miniature:chars", **SMALL).train(task="copy3", reward="json:loads")
-
-    with pytest.raises((RunFailure, ConfigError)) as failure:
-        fails()
+    """Rows of the hub are looked up when the run reads them, and the tests may not download."""
+    trainer = Trainer(model="miniature:chars", **{**SMALL, "train": {"steps": 2}})
+    with pytest.raises(RunFailure, match="nobody/no-such-rows") as failure:
+        trainer.train(task="hub:nobody/no-such-rows", algorithm="sft")
     assert failure.value.next_step
 
 
@@ -196,8 +195,8 @@ def test_the_script_runs_in_the_foreground_until_the_end(sft_file: Callable[...,
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_script_stops_its_run(sft_file: Callable[..., Path], sent: signal.Signals) -> None:
+def test_an_interrupted_script_stops_its_run(sft_file: Callable[..., Path]) -> None:
+    """SIGTERM, which the script makes a KeyboardInterrupt; Ctrl-C is one from the start."""
     from oxrl_core import api
 
     path = sft_file(steps=1_000_000)
@@ -211,7 +210,7 @@ def test_an_interrupted_script_stops_its_run(sft_file: Callable[..., Path], sent
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the run took no step"
             time.sleep(0.25)
-        process.send_signal(sent)
+        process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -35,7 +35,7 @@ def recipe_or_yaml(config: str) -> str:
     """The argument itself, once it is known to be a recipe's name or YAML text and not a path of this machine."""
     if "\n" in config or ": " in config or config.lstrip().startswith("{"):
         return config
-    from oxrl_core.config.load import list_recipes
+    from oxrl_core.config.sources import list_recipes
     from oxrl_core.suggest import did_you_mean
 
     names = [recipe.name for recipe in list_recipes()]

@@ -47,7 +47,7 @@ def list_registry(
 def _registry_items(kind: Kind) -> list[RegistryItem]:
     """Every item of the kind, by name."""
     if kind == "recipes":
-        from oxrl_core.config.load import list_recipes
+        from oxrl_core.config.sources import list_recipes
 
         return [RegistryItem(name=recipe.name, summary=recipe.summary) for recipe in list_recipes()]
     if kind == "algorithms":

@@ -91,7 +91,7 @@ def train(
 
 
 def _show_launch(out: Output, launched: LaunchResult) -> None:
-    from oxrl_core.cli.render import draw_launch
+    from oxrl_core.cli.tables import draw_launch
 
     if launched.plan is not None and out.format is not Format.json:  # `config explain` shows the whole configuration
         plan = launched.plan.model_copy(update={"config_yaml": ""})
@@ -102,7 +102,7 @@ def _show_launch(out: Output, launched: LaunchResult) -> None:
 
 
 def _show_run(out: Output, view: object) -> None:
-    from oxrl_core.cli.render import draw_run
+    from oxrl_core.cli.tables import draw_run
     from oxrl_core.runs.views import RunView
 
     assert isinstance(view, RunView)
@@ -131,7 +131,7 @@ def run_list(
 ) -> None:
     """Runs, newest first."""
     from oxrl_core import api
-    from oxrl_core.cli.render import draw_runs
+    from oxrl_core.cli.tables import draw_runs
 
     out.show(api.list_runs(state=state, limit=limit, cursor=cursor), draw_runs)
 
@@ -201,7 +201,7 @@ def run_metrics(
 ) -> None:
     """Metrics of a run by step."""
     from oxrl_core import api
-    from oxrl_core.cli.render import draw_metrics
+    from oxrl_core.cli.tables import draw_metrics
 
     out.show(api.get_metrics(run_id, names or [], from_step=from_step, max_points=max_points), draw_metrics)
 
@@ -213,7 +213,7 @@ def run_metrics(
 def config_validate(out: Output, config: ConfigArgument, overrides: Overrides = None) -> None:
     """Check a configuration and what it needs (files, columns, GPUs, disk) before anything is loaded."""
     from oxrl_core import api
-    from oxrl_core.cli.render import draw_config_report
+    from oxrl_core.cli.tables import draw_config_report
 
     report = api.validate_config(config, overrides or [])
     # The resolved configuration is long; `config explain` shows it.
@@ -230,7 +230,7 @@ def config_explain(
     changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the defaults.")] = False,
 ) -> None:
     """Every value with the layer that set it, and the batch arithmetic in words."""
-    from oxrl_core.cli.render import draw_explanation
+    from oxrl_core.cli.tables import draw_explanation
     from oxrl_core.config.explain import explain
     from oxrl_core.config.load import load_config
 
@@ -251,7 +251,7 @@ def config_schema(
 ) -> None:
     """Every configuration key with type, default and meaning (--json: the JSON schema)."""
     from oxrl_core.cli.catalogues import config_fields, config_json_schema
-    from oxrl_core.cli.render import draw_fields
+    from oxrl_core.cli.tables import draw_fields
 
     if out.format is Format.json and not key:
         out.json(config_json_schema())
@@ -271,7 +271,7 @@ def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend, saying what is done.")] = False,
 ) -> None:
     """What this machine has and lacks, each with its fix. Exit code 1 where something needed is broken."""
-    from oxrl_core.cli.render import draw_environment
+    from oxrl_core.cli.tables import draw_environment
     from oxrl_core.runs.doctor import apply_remedy, check_environment, remedies
 
     if fix:
@@ -293,7 +293,7 @@ def doctor(
 def algorithms(out: Output) -> None:
     """Losses that a configuration can name, with their parameters."""
     from oxrl_core.cli.catalogues import list_algorithms
-    from oxrl_core.cli.render import draw_catalogue
+    from oxrl_core.cli.tables import draw_catalogue
 
     out.show(list_algorithms(), draw_catalogue)
 
@@ -302,7 +302,7 @@ def algorithms(out: Output) -> None:
 def rewards(out: Output) -> None:
     """Rewards that a configuration can name."""
     from oxrl_core.cli.catalogues import list_rewards
-    from oxrl_core.cli.render import draw_catalogue
+    from oxrl_core.cli.tables import draw_catalogue
 
     out.show(list_rewards(), draw_catalogue)
 
@@ -311,7 +311,7 @@ def rewards(out: Output) -> None:
 def datasets(out: Output) -> None:
     """Datasets that are built in; files and hub datasets need no entry."""
     from oxrl_core.cli.catalogues import list_datasets
-    from oxrl_core.cli.render import draw_catalogue
+    from oxrl_core.cli.tables import draw_catalogue
 
     out.show(list_datasets(), draw_catalogue)
 
@@ -327,7 +327,7 @@ def examples(context: typer.Context, output_format: FormatOption = Format.auto, 
 def examples_list(out: Output) -> None:
     """Recipes with what they do."""
     from oxrl_core.cli.catalogues import list_examples
-    from oxrl_core.cli.render import draw_catalogue
+    from oxrl_core.cli.tables import draw_catalogue
 
     out.show(list_examples(), draw_catalogue)
 

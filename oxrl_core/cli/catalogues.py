@@ -50,7 +50,7 @@ def list_datasets() -> Catalogue:
 
 def list_examples() -> Catalogue:
     """Every recipe of the registry."""
-    from oxrl_core.config.load import list_recipes
+    from oxrl_core.config.sources import list_recipes
 
     entries = [Entry(name=recipe.name, summary=recipe.summary, path=str(recipe.path)) for recipe in list_recipes()]
     return Catalogue(entries=entries, next="oxrl examples show NAME, oxrl train NAME, oxrl examples copy NAME")
@@ -58,7 +58,7 @@ def list_examples() -> Catalogue:
 
 def find_example(name: str) -> Path:
     """The file of a recipe."""
-    from oxrl_core.config.load import list_recipes
+    from oxrl_core.config.sources import list_recipes
 
     paths = {recipe.name: Path(recipe.path) for recipe in list_recipes()}
     if name not in paths:

@@ -38,7 +38,7 @@ def run_config_file(kind: Literal["rl", "sl"], argv: Sequence[str]) -> int:
 
 def _run(out: Output, kind: str, config_file: str, overrides: list[str]) -> int:
     from oxrl_core import api
-    from oxrl_core.cli.render import draw_run
+    from oxrl_core.cli.tables import draw_run
     from oxrl_core.cli.watch import exit_code_of, follow_run
 
     check_kind(kind, config_file, overrides)

@@ -8,7 +8,8 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict
 
 from oxrl_core.algorithms.base import get_algorithm
-from oxrl_core.config.load import LoadedConfig, config_hash, section_of
+from oxrl_core.config.keys import section_of
+from oxrl_core.config.load import LoadedConfig, config_hash
 from oxrl_core.config.presets import preset_for
 from oxrl_core.config.schema import Config
 

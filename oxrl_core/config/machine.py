@@ -13,6 +13,18 @@ ANSWER_SECONDS = 10.0  # nvidia-smi takes 1 s; a hanging driver must not hang a 
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One GPU as nvidia-smi sees it."""
+
+    index: int
+    name: str
+    memory_gib: float
+    free_gib: float
+    driver: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """The sizes that a run has to fit into."""
 
@@ -35,7 +47,7 @@ def this_machine(home: Path) -> Machine:
         memory_gib=total / GIB,
         free_memory_gib=min(memory.available, total) / GIB,
         free_disk_gib=shutil.disk_usage(existing_parent(home)).free / GIB,
-        gpu_memory_gib=visible_gpus(),
+        gpu_memory_gib=tuple(gpu.memory_gib for gpu in find_gpus()),
     )
 
 
@@ -47,33 +59,42 @@ def existing_parent(path: Path) -> Path:
     return path
 
 
-def visible_gpus() -> tuple[float, ...]:
-    """Memory in GiB of each GPU that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; empty without a driver."""
+def find_gpus() -> list[Gpu]:
+    """GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; empty without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
-    command = [program, "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+        return []
+    fields = "index,name,memory.total,memory.free,driver_version,compute_cap,uuid"
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return read_gpus(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if answer.returncode == 0 else ()
+        return []
+    return read_gpus(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES")) if answer.returncode == 0 else []
 
 
-def read_gpus(table: str, visible: str | None) -> tuple[float, ...]:
-    """The memory column of nvidia-smi's rows `index, uuid, MiB`, without the GPUs that are hidden."""
+def read_gpus(table: str, visible: str | None) -> list[Gpu]:
+    """The GPUs in nvidia-smi's answer, less those that CUDA_VISIBLE_DEVICES hides."""
     wanted = None if visible is None else [entry.strip() for entry in visible.split(",") if entry.strip()]
-    found: list[float] = []
+    found: list[Gpu] = []
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 3:
+        if len(cells) != 7:
             continue
-        index, uuid, mebibytes = cells
-        if wanted is not None and not any(entry == index or uuid.startswith(entry) for entry in wanted):
-            continue
-        # Unified-memory machines answer "[N/A]".
-        found.append(float(mebibytes) / 1024 if mebibytes.replace(".", "").isdigit() else 0.0)
-    return tuple(found)
+        index, name, total, free, driver, capability, uuid = cells
+        if wanted is None or any(entry == index or uuid.startswith(entry) for entry in wanted):
+            found.append(Gpu(int(index), name, _gib(total), _gib(free), driver, capability))
+    return found
+
+
+def _gib(cell: str) -> float:
+    """GiB of a MiB cell; 0 where the driver answers `[N/A]` (unified memory)."""
+    return float(cell) / 1024 if cell.replace(".", "", 1).isdigit() else 0.0
+
+
+def is_offline() -> bool:
+    """Whether nothing may be downloaded from the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _container_limit() -> int | None:

@@ -38,10 +38,12 @@ CHARS_ARCHITECTURE: dict[str, Any] = {
 }
 
 # Enough to keep what makes an architecture itself (grouped queries, biases, tied embeddings, rotary scaling).
+# Heads of 32: vLLM on the CPU has no kernel for smaller ones.
+SMALL_HEAD = 32
 SMALL_TEXT: dict[str, Any] = {
     "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "intermediate_size": 128,
+    "hidden_size": 4 * SMALL_HEAD,
+    "intermediate_size": 256,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "vocab_size": 320,
@@ -50,7 +52,7 @@ SMALL_TEXT: dict[str, Any] = {
     "pad_token_id": 0,
 }
 # model_type -> what has to shrink besides. qwen3: head_dim does not follow from hidden_size.
-SMALL_BY_TYPE: dict[str, dict[str, Any]] = {"qwen2": {}, "qwen3": {"head_dim": 16}, "llama": {}}
+SMALL_BY_TYPE: dict[str, dict[str, Any]] = {"qwen2": {}, "qwen3": {"head_dim": SMALL_HEAD}, "llama": {}}
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0 (pad), 1, 2 (EOS)
 # 61 merges of frequent pairs, written out so that the vocabulary (3 + 256 + 61 = 320) is the same on every machine.
@@ -110,7 +112,7 @@ def shrink(architecture: dict[str, Any]) -> dict[str, Any]:
         )
     small = {**architecture, **SMALL_TEXT, **SMALL_BY_TYPE[model_type]}
     if "head_dim" in architecture:
-        small["head_dim"] = 16
+        small["head_dim"] = SMALL_HEAD
     return small
 
 

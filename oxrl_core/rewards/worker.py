@@ -2,10 +2,12 @@
 
 It reads the reward, then chunks of rollouts, from the descriptor FD, and writes one verdict at a time. It ends when the
 other side closes, and of itself when a chunk's deadline has long passed, so that a hanging verdict outlives nobody.
+Ctrl-C in a terminal reaches every process of the run: here it is ignored, because the driver decides when the run ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -15,6 +17,11 @@ GRACE_SECONDS = 5.0  # the driver ends a late worker first, where it is still th
 
 def serve(connection: Connection) -> None:
     """Answers chunks until the other side closes."""
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     try:
         reward = connection.recv()
     except Exception as error:  # the reward's module is somebody's own: its error travels to the driver as text
@@ -22,10 +29,7 @@ def serve(connection: Connection) -> None:
         return
     connection.send(None)
     while True:
-        try:
-            seconds, rollouts = connection.recv()
-        except EOFError:
-            return
+        seconds, rollouts = connection.recv()
         # The default action of SIGALRM ends the process even while C code holds the interpreter's lock.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
@@ -35,4 +39,5 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(Connection(int(sys.argv[1])))

@@ -159,7 +159,7 @@ class TransformersWorker:
         scores = self.model(input_ids=row).logits[0, :-1].float().log_softmax(-1)
         return [0.0, *scores.gather(-1, row[0, 1:, None])[:, 0].tolist()]
 
-    def sleep(self, level: int = 1) -> None:
+    def sleep(self) -> None:
         """Moves the weights to host memory."""
         if self.device == "cuda":
             self.model.to("cpu")

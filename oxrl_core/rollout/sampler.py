@@ -1,4 +1,8 @@
-"""All sampler workers as one object. What it draws does not depend on how many they are or where they stand."""
+"""All sampler workers as one object. What it draws does not depend on how many they are or where they stand.
+
+Where they share GPUs with the learner (rollout.colocate), the sampler itself takes turns: awake from the sync of the
+weights until the draw is done, asleep while the learner trains.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from oxrl_core.types import Prompt, Rollout
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
     from oxrl_core.rollout.worker import Completion
-    from oxrl_core.train.placement import WorkerGroup
+    from oxrl_core.train.groups import WorkerGroup
 
 
 class Sampler:
@@ -25,6 +29,8 @@ class Sampler:
         self.group = group
         self.seed = config.run.seed
         self.decode = decode
+        self.shares_gpus = config.rollout.colocate
+        self.is_awake = True  # workers load what they need
         self.policy_version = 0  # the model folder holds the weights before the first step
 
     def ready(self) -> list[dict[str, Any]]:
@@ -64,7 +70,9 @@ class Sampler:
             )
             for share in shares
         ]
+        self.wake()
         answers: list[list[Completion]] = self.group.call_each("generate", arguments)
+        self.sleep()
         completions = [completion for answer in answers for completion in answer]
         rollouts = [
             Rollout(
@@ -90,20 +98,26 @@ class Sampler:
 
     def load_weights(self, handle: Any, version: int) -> None:
         """Gives every worker the weights behind the handle of `submit`; they never pass through the controller."""
+        self.wake()
         self.group.call("load_weights", handle, version)
         self.policy_version = version
 
     def probe(self, token_ids: Sequence[int]) -> list[list[float]]:
         """Per worker: the log-prob of each token of a fixed row at temperature 1; 0 for the first."""
+        self.wake()
         return self.group.call("probe", list(token_ids))
 
-    def sleep(self, level: int = 1) -> None:
-        """Gives the GPUs to the learner; does nothing where they are not shared."""
-        self.group.call("sleep", level)
+    def sleep(self) -> None:
+        """Gives the GPUs to the learner, where they are shared. Done after each draw: then it is the learner's turn."""
+        if self.shares_gpus and self.is_awake:
+            self.group.call("sleep")
+            self.is_awake = False
 
     def wake(self) -> None:
-        """Takes the GPUs again."""
-        self.group.call("wake")
+        """Takes the GPUs again, where they are shared. Done before anything that needs the weights."""
+        if self.shares_gpus and not self.is_awake:
+            self.group.call("wake")
+            self.is_awake = True
 
     def close(self) -> None:
         """Ends the workers."""

@@ -175,10 +175,10 @@ class VllmWorker:
         values = [at[token].logprob for at, token in zip(told, row[1:], strict=True)]
         return [0.0, *values, cached.outputs[0].logprobs[0][last].logprob]
 
-    def sleep(self, level: int = 1) -> None:
-        """Gives the GPU to the learner: level 1 keeps the weights in host memory, level 2 drops them until a sync."""
+    def sleep(self) -> None:
+        """Gives the GPU to the learner; the weights stay in host memory, for draws before the next sync."""
         if self.sleeps:
-            self.llm.sleep(level=level)
+            self.llm.sleep(level=1)
 
     def wake(self) -> None:
         """Takes the GPU memory again."""

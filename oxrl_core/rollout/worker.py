@@ -60,8 +60,8 @@ class RolloutWorker(Protocol):
         """The number of optimizer steps behind the weights in use."""
         ...
 
-    def sleep(self, level: int) -> None:
-        """Gives GPU memory back for the learner's turn; does nothing on the CPU."""
+    def sleep(self) -> None:
+        """Gives GPU memory back for the learner's turn, and keeps the weights elsewhere; does nothing on the CPU."""
         ...
 
     def wake(self) -> None:

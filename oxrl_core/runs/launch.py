@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from oxrl_core.errors import ConfigError, MachineError, NotFoundError, OxrlError
 from oxrl_core.runs import process
 from oxrl_core.runs.process import RUN_ID_VARIABLE
-from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir, Status, file_lock, read_json, write_json
+from oxrl_core.runs.records import file_lock, read_json, write_json
+from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir
+from oxrl_core.runs.status import Status
 
 if TYPE_CHECKING:
     from oxrl_core.config.load import LoadedConfig
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _START_SECONDS = 60.0  # normally 0.2; a machine that swaps needs longer, and a deadline still
 TERM_SECONDS = 2.0  # between SIGTERM and SIGKILL for whatever the driver left behind
 KILL_SECONDS = 20.0
+_ANSWER_SECONDS = 5.0  # for a supervisor to scan the processes and to write its last word
 _KEY_LOCK_SECONDS = 20.0
 
 # What a run inherits of its launcher's environment. An agent's host holds tokens of many services: they stay outside.
@@ -258,7 +261,7 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
     except OSError as error:
         # A full disk must not keep a run alive: the signal below carries the wish too.
         print(f"oxrl: the reason of the stop could not be written: {error}", file=sys.stderr)
-    deadline = time.monotonic() + grace + TERM_SECONDS + KILL_SECONDS + 5.0
+    deadline = time.monotonic() + grace + TERM_SECONDS + KILL_SECONDS + _ANSWER_SECONDS
     asked: set[process.ProcessIdentity] = set()
     while time.monotonic() < deadline:
         status = run.status()
@@ -266,7 +269,7 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
             _wait_until_gone(status.supervisor)
             return status
         supervisor = status.supervisor
-        if supervisor is None:
+        if supervisor is None or supervisor.pid == os.getpid():
             break
         if not process.is_foreign_host(supervisor):
             if not process.is_alive(supervisor):

@@ -100,7 +100,9 @@ def is_alive(identity: ProcessIdentity | None) -> bool:
 
 
 def send_signal(identity: ProcessIdentity, signum: int) -> bool:
-    """Whether the signal reached exactly this process."""
+    """Whether the signal reached exactly this process. The caller itself is never signalled."""
+    if identity.pid == os.getpid():
+        return False
     try:
         pidfd = os.pidfd_open(identity.pid)
     except (ProcessLookupError, PermissionError):

@@ -9,16 +9,13 @@
       error.json      the driver's last word where it failed on purpose
       events.jsonl metrics.jsonl rollouts/ checkpoints/ logs/driver.log logs/supervisor.log
 
-Every JSON file is replaced in one rename; every line of a .jsonl is one write(). Readers ignore a torn last line.
-The supervisor imports this module: nothing but the standard library is imported at its top.
+How these files are written and read whole: records.py, logs.py. What they say together: status.py.
+The supervisor imports these modules: nothing but the standard library is imported at their top.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
-import math
 import os
 import re
 import secrets
@@ -27,91 +24,39 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from oxrl_core.errors import DeadlineError, MachineError, NotFoundError
+from oxrl_core.errors import MachineError, NotFoundError
 from oxrl_core.runs import process
+from oxrl_core.runs.logs import LogChunk, end_last_line, read_log
 from oxrl_core.runs.process import ProcessIdentity
+from oxrl_core.runs.records import (
+    append_line,
+    file_lock,
+    finite,
+    read_json,
+    read_lines,
+    thin,
+    whole_lines_size,
+    write_json,
+    write_text,
+)
+from oxrl_core.runs.status import Status, living_processes, read_status
 
 if TYPE_CHECKING:
     from oxrl_core.config.load import LoadedConfig
     from oxrl_core.config.schema import Config
 
-State = Literal[
-    "queued",  # created, no supervisor yet
-    "starting",  # the driver lives and has taken no step yet
-    "running",
-    "stalled",  # the driver lives and has written no progress for very long
-    "stopping",
-    "finished",
-    "failed",
-    "stopped",
-    "lost",  # supervisor and processes are gone and left no final record
-    "orphaned",  # the supervisor is gone, processes of the run live
-]
-ENDED_STATES: frozenset[str] = frozenset({"finished", "failed", "stopped", "lost"})
 Level = Literal["debug", "info", "warning", "error"]
 ALERT_LEVELS: frozenset[str] = frozenset({"warning", "error"})
-
-T = TypeVar("T")
 RUN_ID_PATTERN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<stamp>\d{6}-\d{6})-[0-9a-f]{4}$")
-_STALL_SECONDS = 300.0  # or ten median steps, whichever is longer
-_START_STALL_SECONDS = 1800.0  # a large model loads and downloads for long
-_NEVER_STARTED_SECONDS = 60.0
-_REMOTE_HEARTBEAT_SECONDS = 60.0  # how stale the heartbeat of another machine's supervisor may be
-_MAX_LOG_LINE = 4000
-_MAX_GREP_BYTES = 64 * 2**20
-_LOG_BLOCK = 2**16
-# Colours, cursor moves and other control characters; outside text must not steer a terminal or hide itself.
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 
 
 def oxrl_home() -> Path:
     """The folder of all runs and caches: $OXRL_HOME, else ~/.oxrl."""
     return Path(os.environ.get("OXRL_HOME") or Path.home() / ".oxrl").expanduser().absolute()
-
-
-@dataclass(frozen=True)
-class LogChunk:
-    """Lines of a log, and the byte offset from which to read on."""
-
-    lines: list[str]
-    cursor: int
-    total_bytes: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """What is true of a run now, from the supervisor's and the driver's records and the living processes."""
-
-    run_id: str
-    state: State
-    phase: str = ""
-    phase_since: float | None = None
-    step: int = 0
-    total_steps: int | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
-    step_seconds: float | None = None  # median of the latest steps
-    created_at: float = 0.0
-    started_at: float | None = None
-    ended_at: float | None = None
-    heartbeat_at: float | None = None  # supervisor
-    progress_at: float | None = None  # driver
-    exit_code: int | None = None  # negative: the signal that ended the driver
-    error: dict[str, str] | None = None
-    log_tail: list[str] = field(default_factory=list[str])
-    stop_reason: str = ""
-    supervisor: ProcessIdentity | None = None
-    driver: ProcessIdentity | None = None
-    leftovers: list[int] = field(default_factory=list[int])  # pids that could not be ended
-
-    @property
-    def has_ended(self) -> bool:
-        return self.state in ENDED_STATES
 
 
 class RunDir:
@@ -246,7 +191,7 @@ class RunDir:
             "process": self._own_identity(),
         }
         if metrics is not None:
-            self._metrics = _finite(metrics)
+            self._metrics = finite(metrics)
         record["metrics"] = self._metrics
         write_json(self.path / "progress.json", record)
 
@@ -257,7 +202,7 @@ class RunDir:
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
         """Add one row to metrics.jsonl. A value that is not finite is written as null, which is how JSON can say it."""
-        self._append("metrics.jsonl", _finite(row))
+        self._append("metrics.jsonl", finite(row))
 
     def append_event(self, level: Level, code: str, message: str, **fields: Any) -> None:
         """Add one event; levels `warning` and `error` are the run's alerts."""
@@ -268,145 +213,19 @@ class RunDir:
         write_json(self.path / "error.json", dict(error), durable=True)
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        line = (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode()
-        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            if name not in self._checked_ends:
-                # A writer that died inside a line must not swallow the first line of its successor.
-                size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    line = b"\n" + line
-                self._checked_ends.add(name)
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        # A writer that died inside a line must not swallow the first line of its successor.
+        append_line(self.path / name, record, mend=name not in self._checked_ends)
+        self._checked_ends.add(name)
 
     # ---------------------------------------------------------------- readers
 
     def status(self, members: Mapping[str, list[ProcessIdentity]] | None = None) -> Status:
         """The state of the run now. `members` (process.members_by_run()) saves a scan where many runs are read."""
-        spec = self.spec()
-        record = read_json(self.path / "status.json") or {}
-        progress = read_json(self.path / "progress.json") or {}
-        now = time.time()
-        created_at = float(spec.get("created_at", 0.0))
-        supervisor = ProcessIdentity.from_dict(record.get("supervisor"))
-        driver = ProcessIdentity.from_dict(record.get("driver") or progress.get("process"))
-        error = record.get("error")
-        state: State = record.get("state", "queued")
-        phase = str(progress.get("phase", "") or record.get("phase", ""))
-        if not record and progress and driver is not None:
-            # Started by hand (torchrun): nobody supervises it, but it writes its progress.
-            if self._lives(driver, float(progress.get("time") or 0.0), now):
-                state = self._living_state("running", progress, created_at, now)
-            else:
-                state, error = self._last_word_of_driver(progress, None)
-        elif not record and now - created_at > _NEVER_STARTED_SECONDS:
-            state = "lost"
-            error = {
-                "code": "NeverStarted",
-                "what": "the run was created but its launcher ended before it started it",
-                "where": str(self.path),
-                "next": "launch it again",
-            }
-        elif record and state not in ENDED_STATES:
-            if self._lives(supervisor, float(record.get("heartbeat_at") or 0.0), now):
-                state = self._living_state(state, progress, float(record.get("started_at") or created_at), now)
-            elif process.is_alive(ProcessIdentity.from_dict(record.get("stand_in"))):
-                state = "stopping"  # somebody ends the orphan in the supervisor's place
-            elif self.living_processes(record, members):
-                state = "orphaned"
-                error = error or {
-                    "code": "Orphaned",
-                    "what": "the supervisor of the run died; processes of the run live on without supervision",
-                    "where": str(self.path),
-                    "next": f"oxrl run stop {self.run_id} (it ends them), then launch again",
-                }
-            else:
-                # The supervisor may have written its last word and left between our two looks.
-                record = read_json(self.path / "status.json") or record
-                state, error = record.get("state", state), record.get("error")
-                if state not in ENDED_STATES:
-                    progress = read_json(self.path / "progress.json") or progress
-                    state, error = self._last_word_of_driver(progress, error)
-        return Status(
-            run_id=self.run_id,
-            state=state,
-            phase=phase,
-            phase_since=progress.get("phase_since"),
-            step=int(progress.get("step") or 0),
-            total_steps=progress.get("total_steps") or None,
-            metrics=progress.get("metrics") or {},
-            step_seconds=progress.get("step_seconds"),
-            created_at=created_at,
-            started_at=record.get("started_at"),
-            ended_at=record.get("ended_at"),
-            heartbeat_at=record.get("heartbeat_at"),
-            progress_at=progress.get("time"),
-            exit_code=record.get("exit_code"),
-            error=error,
-            log_tail=list(record.get("log_tail") or []),
-            stop_reason=str(record.get("stop_reason") or ""),
-            supervisor=supervisor,
-            driver=driver,
-            leftovers=list(record.get("leftovers") or []),
-        )
+        return read_status(self.path, self.spec(), members)
 
-    @staticmethod
-    def _lives(identity: ProcessIdentity | None, heartbeat_at: float, now: float) -> bool:
-        if identity is not None and process.is_foreign_host(identity):
-            return now - heartbeat_at < _REMOTE_HEARTBEAT_SECONDS
-        return process.is_alive(identity)
-
-    def _last_word_of_driver(
-        self, progress: Mapping[str, Any], error: dict[str, str] | None
-    ) -> tuple[State, dict[str, str] | None]:
-        """How a run ended that has no supervisor to say so: finished or failed by its own word, else lost."""
-        if progress.get("phase") == "finished":
-            return "finished", None
-        said = read_json(self.path / "error.json")
-        if said is not None:
-            return "failed", {name: str(said.get(name, "")) for name in ("code", "what", "where", "next")}
-        return "lost", error or {
-            "code": "Lost",
-            "what": "every process of the run is gone without a final record "
-            "(machine restarted, out of memory, or killed)",
-            "where": str(self.path),
-            "next": f"oxrl run logs {self.run_id}; launch again to go on",
-        }
-
-    @staticmethod
-    def _living_state(recorded: State, progress: Mapping[str, Any], started_at: float, now: float) -> State:
-        if recorded == "stopping":
-            return recorded
-        step = int(progress.get("step") or 0)
-        quiet_seconds = now - float(progress.get("time") or started_at)
-        limit = max(_STALL_SECONDS, 10 * float(progress.get("step_seconds") or 0)) if step else _START_STALL_SECONDS
-        if quiet_seconds > limit:
-            return "stalled"
-        return "running" if step else "starting"
-
-    def living_processes(
-        self,
-        record: Mapping[str, Any] | None = None,
-        members: Mapping[str, list[ProcessIdentity]] | None = None,
-    ) -> list[ProcessIdentity]:
-        """The living processes of this run that can be found without its supervisor, the supervisor left out.
-
-        Three nets: what the supervisor last saw below it, everything below those, and the run id in an environment.
-        """
-        record = record if record is not None else read_json(self.path / "status.json") or {}
-        supervisor = ProcessIdentity.from_dict(record.get("supervisor"))
-        progress = read_json(self.path / "progress.json") or {}
-        known = [ProcessIdentity.from_dict(one) for one in (record.get("driver"), progress.get("process"))]
-        if supervisor is not None:
-            seen = cast("list[tuple[int, int]]", record.get("processes") or [])
-            known += [ProcessIdentity(pid, start, supervisor.boot, supervisor.host) for pid, start in seen]
-        found = {identity for identity in known if identity is not None and process.is_alive(identity)}
-        if found:
-            found.update(process.descendants(identity.pid for identity in list(found)))
-        found.update((process.members_by_run() if members is None else members).get(self.run_id, []))
-        return [identity for identity in found if identity != supervisor and identity.pid != os.getpid()]
+    def living_processes(self, record: Mapping[str, Any] | None = None) -> list[ProcessIdentity]:
+        """The living processes of this run that can be found without its supervisor, the supervisor left out."""
+        return living_processes(self.path, record)
 
     def metrics(
         self, names: Sequence[str] | None = None, from_step: int = 0, max_points: int | None = None
@@ -431,7 +250,7 @@ class RunDir:
 
     def events_size(self) -> int:
         """Bytes of whole event lines so far: a cursor for `events`."""
-        return _whole_lines_size(self.path / "events.jsonl")
+        return whole_lines_size(self.path / "events.jsonl")
 
     def log_names(self) -> list[str]:
         """The logs that `read_logs` can read, as `driver` for logs/driver.log."""
@@ -444,133 +263,17 @@ class RunDir:
             if name == "driver":
                 return LogChunk([], 0, 0)  # the run has not begun
             raise NotFoundError(f"there is no log {name!r}", str(self.logs), f"this run has: {known}")
-        with (self.logs / f"{name}.log").open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if cursor is None:
-                return _read_tail(file.fileno(), size, lines, grep)
-            return _read_forward(file.fileno(), size, max(0, cursor), lines, grep)
+        return read_log(self.logs / f"{name}.log", cursor, lines, grep)
 
     def end_log_line(self, name: str = "driver") -> None:
         """Finish the last line of a log whose writer has died inside it, so that readers of whole lines see it."""
-        with (self.logs / f"{name}.log").open("ab+") as file:
-            size = file.tell()
-            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-                file.write(b"\n")
+        end_last_line(self.logs / f"{name}.log")
 
     @contextmanager
     def lock(self, timeout_seconds: float) -> Generator[None]:
         """Holds the right to write status.json: the supervisor for its whole life, else who stops an orphan."""
         with file_lock(self.path / ".lock", timeout_seconds):
             yield
-
-
-# -------------------------------------------------------------------- files
-
-
-def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Replace the file in one rename: a reader sees the old text or the new one. `durable` survives a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            data = memoryview(text.encode())
-            while data:
-                data = data[os.write(descriptor, data) :]
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, record: Mapping[str, Any], *, durable: bool = False) -> None:
-    """Replace a JSON file in one rename."""
-    write_text(path, json.dumps(record, ensure_ascii=False, default=str) + "\n", durable=durable)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no file or no whole object."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return cast("dict[str, Any]", record) if isinstance(record, dict) else None
-
-
-def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file from an offset on; lines that are torn or no object are passed by."""
-    try:
-        with path.open("rb") as file:
-            file.seek(from_byte)
-            data = file.read()
-    except OSError:
-        return []
-    records: list[dict[str, Any]] = []
-    for line in data.split(b"\n"):
-        try:
-            record = json.loads(line) if line else None
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(cast("dict[str, Any]", record))
-    return records
-
-
-@contextmanager
-def file_lock(path: Path, timeout_seconds: float) -> Generator[None]:
-    """Holds an exclusive lock that the kernel takes back when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise DeadlineError(
-                        f"another process held the lock for more than {timeout_seconds:g} s", str(path), "try again"
-                    ) from None
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def thin(rows: list[T], max_points: int | None) -> list[T]:
-    """At most `max_points` rows, evenly spaced, first and last among them."""
-    if max_points is None or len(rows) <= max_points:
-        return rows
-    if max_points < 2:
-        return rows[-max_points:] if max_points > 0 else []
-    last = len(rows) - 1
-    return [rows[round(index * last / (max_points - 1))] for index in range(max_points)]
-
-
-def clean_line(text: str) -> str:
-    """One log line without colours, control and invisible characters; of a redrawn progress bar the last drawing."""
-    text = text.rstrip("\r")
-    text = _INVISIBLE.sub("", _CONTROL.sub("", text[text.rfind("\r") + 1 :]))
-    more = len(text) - _MAX_LOG_LINE
-    return text if more <= 0 else f"{text[:_MAX_LOG_LINE]} [{more} more characters]"
-
-
-def _finite(row: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else _plain(value)
-        for name, value in row.items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of array libraries as Python's own."""
-    if isinstance(value, (bool, int, float, str)) or value is None:
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _disk_error(error: OSError, where: Path) -> MachineError:
@@ -581,67 +284,3 @@ def _disk_error(error: OSError, where: Path) -> MachineError:
         str(where),
         "set OXRL_HOME to a writable folder",
     )
-
-
-def _whole_lines_size(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            while end > 0:
-                start = max(0, end - 4096)
-                position = os.pread(file.fileno(), end - start, start).rfind(b"\n")
-                if position >= 0:
-                    return start + position + 1
-                end = start
-            return 0
-    except OSError:
-        return 0
-
-
-def _decode(line: bytes) -> str:
-    return clean_line(line.decode("utf-8", errors="replace"))
-
-
-def _read_tail(descriptor: int, size: int, lines: int, grep: str) -> LogChunk:
-    """The last matching lines, read from the end in blocks: a log may be many gigabytes."""
-    found: list[str] = []
-    start, rest = size, b""
-    while start > 0 and len(found) < lines and size - start < _MAX_GREP_BYTES:
-        block_start = max(0, start - _LOG_BLOCK)
-        block = os.pread(descriptor, start - block_start, block_start) + rest
-        start = block_start
-        pieces = block.split(b"\n")
-        rest = pieces.pop(0)[-_LOG_BLOCK:] if start > 0 else b""  # of an endless line its end is enough
-        for piece in reversed(pieces):
-            if piece and len(found) < lines:
-                line = _decode(piece)
-                if grep in line:
-                    found.append(line)
-    return LogChunk(found[::-1], size, size)
-
-
-def _read_forward(descriptor: int, size: int, cursor: int, lines: int, grep: str) -> LogChunk:
-    found: list[str] = []
-    position, rest = min(cursor, size), b""
-    consumed = position
-    while position < size and len(found) < lines and position - cursor < _MAX_GREP_BYTES:
-        block = os.pread(descriptor, min(_LOG_BLOCK, size - position), position)
-        if not block:
-            break
-        position += len(block)
-        *pieces, rest = (rest + block).split(b"\n")
-        for piece in pieces:
-            if len(found) == lines:
-                break
-            consumed += len(piece) + 1
-            if piece:
-                line = _decode(piece)
-                if grep in line:
-                    found.append(line)
-        if len(rest) > _LOG_BLOCK:  # a line without an end must not be read again and again
-            consumed += len(rest)
-            line = _decode(rest)
-            if grep in line:
-                found.append(line)
-            rest = b""
-    return LogChunk(found, consumed, size)

@@ -25,7 +25,9 @@ from oxrl_core.errors import DeadlineError, MachineError
 from oxrl_core.runs import process
 from oxrl_core.runs.launch import KILL_SECONDS, TERM_SECONDS
 from oxrl_core.runs.process import RUN_ID_VARIABLE, ProcessIdentity
-from oxrl_core.runs.rundir import Level, RunDir, State, read_json, write_json
+from oxrl_core.runs.records import read_json, write_json
+from oxrl_core.runs.rundir import Level, RunDir
+from oxrl_core.runs.status import State, read_error
 
 _PR_SET_CHILD_SUBREAPER = 36
 _HEARTBEAT_SECONDS = 5.0
@@ -277,9 +279,9 @@ class Supervisor:
         return "failed"
 
     def _failure(self, tail: list[str]) -> dict[str, str]:
-        said = read_json(self.run.path / "error.json")
+        said = read_error(self.run.path)
         if said is not None:
-            return {name: str(said.get(name, "")) for name in ("code", "what", "where", "next")}
+            return said
         code = self.exit_code if self.exit_code is not None else -signal.SIGKILL
         log, see = str(self.run.logs / "driver.log"), f"oxrl run logs {self.run.run_id}"
         number = -code if code < 0 else code - 128 if 128 < code < 128 + signal.NSIG else 0

@@ -6,19 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-RunState = Literal[
-    "planned",
-    "queued",
-    "starting",
-    "running",
-    "stalled",
-    "stopping",
-    "finished",
-    "failed",
-    "stopped",
-    "lost",
-    "orphaned",
-]
+from oxrl_core.config.requirements import Problem
+from oxrl_core.runs.status import ENDED_STATES, State
+
+RunState = Literal["planned", State]  # a dry run is planned
 
 
 class View(BaseModel):
@@ -70,6 +61,9 @@ class RunView(View):
     exit_code: int | None = None
     """Exit code of the driver; negative: the signal that ended it."""
     path: str = ""
+    """The run directory."""
+    model: str = ""
+    """Folder of the final model (Hugging Face layout); empty until it is exported."""
     config_hash: str = ""
     created_at: str = ""
     ended_at: str = ""
@@ -81,7 +75,7 @@ class RunView(View):
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ("finished", "failed", "stopped", "lost")
+        return self.state in ENDED_STATES
 
 
 class RunList(View):
@@ -126,16 +120,6 @@ class LogView(View):
     """The logs that this run has."""
 
 
-class ProblemView(View):
-    """Something about a configuration that the caller should know."""
-
-    code: str
-    what: str
-    where: str = ""
-    next: str = ""
-    severity: Literal["error", "warning"] = "error"
-
-
 class NeedsView(View):
     """What a run would take."""
 
@@ -155,7 +139,7 @@ class ConfigReport(View):
     kind: str = ""
     config_hash: str = ""
     needs: NeedsView | None = None
-    problems: list[ProblemView] = []
+    problems: list[Problem] = []
     notes: list[str] = []
     """Keys of another dialect that were translated, values that were inferred."""
     arithmetic: list[str] = []

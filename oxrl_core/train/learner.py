@@ -6,25 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from oxrl_core.algorithms.base import check_params, get_algorithm
+from oxrl_core.data.collate import collate_examples, collate_rollouts
+from oxrl_core.data.pack import pack, token_budget
+from oxrl_core.data.render import Example
+from oxrl_core.models.load import load_tokenizer
+from oxrl_core.train.step import Objective, max_over_ranks, placeholder, sum_over_ranks, train_step
 from oxrl_core.train.torchrun import TorchrunGroup
 from oxrl_core.types import Metrics, Rollout
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
-    from oxrl_core.data.render import Example
-    from oxrl_core.train.placement import WorkerGroup
+    from oxrl_core.train.groups import WorkerGroup
 
 
 class LearnerWorker:
     """One training rank: a policy engine and the micro-batches it is fed."""
 
     def __init__(self, config: Config, model_folder: Path, rank: int, world_size: int, total_steps: int) -> None:
-        import torch
-
-        from oxrl_core.algorithms.base import check_params, get_algorithm
-        from oxrl_core.engine.policy import PolicyEngine
-        from oxrl_core.models.load import load_tokenizer
-        from oxrl_core.train.step import Objective
+        from oxrl_core.engine.policy import PolicyEngine  # a driver that only talks to ranks needs no DeepSpeed
 
         torch.manual_seed(config.run.seed)
         algorithm = get_algorithm(config.algorithm.name)
@@ -53,10 +55,6 @@ class LearnerWorker:
 
     def train_on_rollouts(self, rollouts: list[Rollout], advantages: list[float]) -> tuple[Metrics, list[list[float]]]:
         """The metrics of one RL step, and this rank's log-prob of each completion token before the update."""
-        from oxrl_core.data.collate import collate_rollouts
-        from oxrl_core.data.pack import token_budget
-        from oxrl_core.train.step import train_step
-
         parts = self.config.train.updates_per_step
         chunks = [list(range(start, len(rollouts), parts)) for start in range(parts)]
         updates = []  # per update: the rows of each micro-batch, and the micro-batches
@@ -80,8 +78,6 @@ class LearnerWorker:
 
     def _remember_old_logprobs(self, batches: list[Any]) -> None:
         """Later updates of the step compare with the policy that drew the rollouts, not with the one just updated."""
-        from oxrl_core.train.step import max_over_ranks, placeholder
-
         rounds = int(max_over_ranks(self.policy, len(batches)))
         with self.policy.no_grad():
             for index in range(rounds):
@@ -90,14 +86,10 @@ class LearnerWorker:
 
     def train_on_examples(self, examples: list[Example]) -> Metrics:
         """The metrics of one supervised step on this rank's examples."""
-        from oxrl_core.train.step import train_step
-
         return train_step(self.policy, self.objective, self._batches(examples))
 
     def evaluate_examples(self, examples: list[Example]) -> Metrics:
         """Mean negative log-likelihood per completion token of held-out examples, over all ranks."""
-        from oxrl_core.train.step import max_over_ranks, placeholder, sum_over_ranks
-
         batches = self._batches(examples)
         rounds = int(max_over_ranks(self.policy, len(batches)))
         total = tokens = 0.0
@@ -112,10 +104,6 @@ class LearnerWorker:
 
     def _batches(self, examples: list[Example]) -> list[Any]:
         """Micro-batches within the token budget: packed where this architecture keeps examples apart, else padded."""
-        from oxrl_core.data.collate import collate_examples
-        from oxrl_core.data.pack import pack, token_budget
-        from oxrl_core.train.step import max_over_ranks, placeholder
-
         budget = self.config.train.micro_batch_tokens
         lengths = [len(example.token_ids) for example in examples]
         if self.packing:
@@ -138,9 +126,6 @@ class LearnerWorker:
 
     def probe(self, token_ids: list[int]) -> list[float]:
         """Log-probs of a fixed row at temperature 1, to be compared with the sampler's (first token: 0)."""
-        from oxrl_core.data.collate import collate_examples
-        from oxrl_core.data.render import Example
-
         example = Example(token_ids=token_ids, completion_mask=[False] + [True] * (len(token_ids) - 1))
         batch = collate_examples([example], self.pad_id, packing=False, row_tokens=len(token_ids))
         with self.policy.no_grad():

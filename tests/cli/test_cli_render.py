@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from oxrl_core.cli.render import agent_text, drawn, duration, identifiers, number, sparkline, styled
+from oxrl_core.cli.tables import drawn, styled
+from oxrl_core.cli.text import agent_text, duration, identifiers, number, sparkline
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oxrl_core.cli.render import drawn
+from oxrl_core.cli.tables import drawn
 from oxrl_core.cli.watch import LiveBoard, PlainBoard, draw_board, exit_code_of, plain_line
 from oxrl_core.runs.views import Alert, RunView
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from oxrl_core.config.load import all_keys
+from oxrl_core.config.keys import all_keys
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "config_docs.py"

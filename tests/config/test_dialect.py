@@ -325,7 +325,7 @@ def test_a_wrong_old_value_is_named_at_its_old_place(tmp_path):
 
 
 def test_no_old_key_has_two_rules_and_none_is_a_key_of_today():
-    from oxrl_core.config.load import all_keys
+    from oxrl_core.config.keys import all_keys
 
     tables = [set(RENAMES), set(DROPS), set(REFUSALS), set(COMPUTED), {f"train.{name}" for name in LOSS_PARAMETERS}]
     for i, one in enumerate(tables):

@@ -48,7 +48,7 @@ def test_a_registry_model_keeps_its_architecture(tmp_path: Path) -> None:
     assert config.tie_word_embeddings is True
     assert config.vocab_size == 320
     weights = load_file(folder / "model.safetensors")
-    assert sum(value.numel() for value in weights.values()) == 94_784
+    assert sum(value.numel() for value in weights.values()) == 337_024
     assert "model.layers.1.self_attn.q_proj.bias" in weights
     assert "lm_head.weight" not in weights
 

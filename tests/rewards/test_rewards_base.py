@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from oxrl_core.errors import ConfigError, RewardError
 from oxrl_core.rewards.base import Reward, all_rewards, close_workers, get_reward, score_rollouts
+from oxrl_core.runs.process import identify, is_alive
 from oxrl_core.types import Prompt, Rollout, Score
 
 OWN_REWARDS = '''
@@ -160,6 +164,40 @@ def test_verdicts_are_computed_outside_the_driver_by_workers_that_are_kept() -> 
     close_workers()
     with pytest.raises(ProcessLookupError):
         os.kill(int(first), 0)
+
+
+def test_an_interrupt_at_the_terminal_reaches_the_workers_and_the_driver_alone_decides() -> None:
+    """Ctrl-C goes to the whole process group; a worker that died of it would cost the step its verdicts."""
+    reward = get_reward("own_rewards:process")
+    before = score_rollouts(reward, rollouts_of("a"), 60)[0].value
+    os.kill(int(before), signal.SIGINT)
+    time.sleep(0.2)
+    assert score_rollouts(reward, rollouts_of("a"), 60)[0] == Score(before)
+
+
+DRIVER = """
+import os, sys
+from oxrl_core.rewards.base import get_reward, score_rollouts
+from oxrl_core.types import Prompt, Rollout
+prompt = Prompt(id="test/train/0", token_ids=[1], text="?", answer="x")
+rollout = Rollout(prompt, 0, [1], [0.0], "stop", 0, 0, text="a")
+print(int(score_rollouts(get_reward("own_rewards:process"), [rollout], 60)[0].value), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_worker_ends_with_its_driver_however_that_ends(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    worker = identify(int(driver.stdout))
+    deadline = time.monotonic() + 10
+    while is_alive(worker):
+        assert time.monotonic() < deadline, "the worker outlives its driver"
+        time.sleep(0.02)
+    assert "Traceback" not in driver.stderr
 
 
 def test_a_reward_that_no_other_process_can_import_is_refused_with_the_reason() -> None:

@@ -9,7 +9,7 @@ from oxrl_core.config.schema import Config
 from oxrl_core.errors import StalePolicyError
 from oxrl_core.rollout.sampler import Sampler, sample_seed
 from oxrl_core.rollout.worker import Completion
-from oxrl_core.train.placement import start_group
+from oxrl_core.train.groups import start_group
 from oxrl_core.types import Prompt
 
 CONFIG = Config.model_validate(
@@ -97,6 +97,53 @@ def test_all_rollouts_bear_the_version_of_the_last_sync() -> None:
     sampler = sampler_of(2)
     sampler.load_weights({}, 9)
     assert {rollout.policy_version for rollout in draw(sampler, PROMPTS)} == {9} == {sampler.policy_version}
+
+
+class Recording(Echo):
+    """A worker that writes down what it is asked, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def generate(self, *args: Any) -> list[Completion]:
+        self.asked.append("generate")
+        return super().generate(*args)
+
+    def load_weights(self, weights: Any, version: int) -> None:
+        self.asked.append("load_weights")
+        super().load_weights(weights, version)
+
+    def probe(self, token_ids: list[int]) -> list[float]:
+        self.asked.append("probe")
+        return [0.0] * len(token_ids)
+
+    def sleep(self) -> None:
+        self.asked.append("sleep")
+
+    def wake(self) -> None:
+        self.asked.append("wake")
+
+    def all_asked(self) -> list[str]:
+        return self.asked
+
+
+@pytest.mark.parametrize("colocate", [True, False])
+def test_where_gpus_are_shared_the_sampler_sleeps_from_the_draw_to_the_next_sync(colocate: bool) -> None:
+    config = CONFIG.model_copy(update={"rollout": CONFIG.rollout.model_copy(update={"colocate": colocate})})
+    group = start_group(Recording, [(), ()], config=config, cluster=None, name="sampler")
+    sampler = Sampler(group, config)
+    for step in (1, 2):  # the order of the loop: hand over, prove, evaluate, draw, then the learner's turn
+        sampler.load_weights({}, step)
+        sampler.probe([1, 2])
+        draw(sampler, PROMPTS[:1])
+        draw(sampler, PROMPTS)
+        draw(sampler, [])
+    turns = ["load_weights", "probe", "generate", "sleep", "wake", "generate", "sleep"]
+    expected = [*turns, "wake", *turns]
+    if not colocate:
+        expected = [word for word in expected if word not in ("sleep", "wake")]
+    assert group.call("all_asked") == [expected] * 2
 
 
 def test_no_prompts_give_no_rollouts() -> None:

@@ -18,7 +18,8 @@ from oxrl_core.rollout.sampler import Sampler
 from oxrl_core.rollout.verify import check_fingerprint, probe_row
 from oxrl_core.rollout.vllm_worker import VllmWorker, check_head_size
 from oxrl_core.rollout.worker import check_names, checkpoint_names, eos_token_ids, window
-from oxrl_core.train.placement import Cluster, start_group
+from oxrl_core.train.cluster import Cluster
+from oxrl_core.train.groups import start_group
 from oxrl_core.types import Prompt, Rollout
 
 VOCABULARY, EOS = 64, 1
@@ -209,14 +210,13 @@ class TamperedWorker(VllmWorker):
 
 @pytest.fixture(scope="module")
 def vllm(local_ray: None, tied: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two vLLM workers as Ray actors."""
+    """One vLLM worker as a Ray actor, for all tests: the engine takes half a minute to load."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     config = config_of(tied)
     cluster = Cluster.start(config, tmp_path_factory.mktemp("run") / "logs")
-    arguments = [(config, tied, [EOS])] * 2
-    group = start_group(TamperedWorker, arguments, config=config, cluster=cluster, name="sampler")
+    group = start_group(TamperedWorker, [(config, tied, [EOS])], config=config, cluster=cluster, name="sampler")
     yield group
     cluster.close()
 
@@ -263,8 +263,8 @@ def test_vllm_draws_the_same_tokens_with_one_worker_and_with_two(
     vllm: Any, tied: Path, trainer: TransformersWorker
 ) -> None:
     sync(vllm, trainer, 2)
-    alone = replace(vllm, names=vllm.names[:1], hosts=vllm.hosts[:1])
-    two, one = draw(vllm, tied, 2), draw(alone, tied, 2)
+    halves = replace(vllm, names=vllm.names * 2, hosts=vllm.hosts * 2)  # each draws its share in a batch of its own
+    one, two = draw(vllm, tied, 2), draw(halves, tied, 2)
     assert [rollout.token_ids for rollout in two] == [rollout.token_ids for rollout in one]
     assert [rollout.token_ids for rollout in two] != [rollout.token_ids for rollout in draw(vllm, tied, 2, step=4)]
 
@@ -286,11 +286,10 @@ def test_the_fingerprint_sees_a_stale_tied_head_and_passes_after_the_repair(
     vllm: Any, trainer: TransformersWorker
 ) -> None:
     shake(trainer.model)
-    vllm.call_each("tamper", [("_repairs_tied_head", True), ("_repairs_tied_head", False)])
+    vllm.call("tamper", "_repairs_tied_head", False)
     sync(vllm, trainer, 4)
-    with pytest.raises(WeightSyncError) as caught:
+    with pytest.raises(WeightSyncError, match="after the weight sync"):
         check_fingerprint(trainer.probe(ROW), vllm.call("probe", ROW), 1e-3)
-    assert caught.value.where == "sampler worker 1"
     vllm.call("tamper", "_repairs_tied_head", True)
     sync(vllm, trainer, 4)
     assert check_fingerprint(trainer.probe(ROW), vllm.call("probe", ROW), 1e-4) < 1e-4
@@ -316,9 +315,9 @@ def test_vllm_refuses_half_the_weights_and_answers_to_sleep_and_wake(vllm: Any, 
     half = dict(list(weights_of(trainer.model).items())[::2])
     with pytest.raises(WeightSyncError, match="missing"):
         vllm.call("load_weights", half, 7)
-    vllm.call("sleep", 1)
+    vllm.call("sleep")
     vllm.call("wake")
-    assert vllm.call("ready") == [{"engine": "vllm", "device": "cpu", "precision": "float32"}] * 2
+    assert vllm.call("ready") == [{"engine": "vllm", "device": "cpu", "precision": "float32"}]
     with pytest.raises(ConfigError, match="do not fit"):
         vllm.call("generate", [[5] * 250], [1], 1.0, 100, False)
     with pytest.raises(RunFailure, match="sampler"):

@@ -14,7 +14,8 @@ import pytest
 
 from oxrl_core.errors import ConfigError, MachineError, NotFoundError
 from oxrl_core.runs import launch
-from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir, write_json
+from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir
 
 MakeRun = Callable[..., RunDir]
 

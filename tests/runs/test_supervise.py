@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 
+from oxrl_core import api
 from oxrl_core.errors import MachineError
 from oxrl_core.runs import launch, process
-from oxrl_core.runs.rundir import RunDir, Status, write_json
+from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RunDir
+from oxrl_core.runs.status import Status
 
 MakeRun = Callable[..., RunDir]
 
@@ -396,8 +399,61 @@ def test_a_driver_started_by_hand_is_watched_and_stopped_without_a_supervisor(ma
     assert by_hand.returncode == -signal.SIGTERM
 
 
+# What a rank of torchrun does to its run: it writes its progress and its last word, and nobody supervises it.
+BY_HAND = """
+import os, sys
+from oxrl_core.runs.rundir import RunDir
+run = RunDir(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ("run.write_progress('training', 2, 3); run.write_progress('finished', 3, 3)", "finished"),
+        ("run.write_progress('training', 2, 3); run.write_error({'code': 'DataError', 'what': 'empty'})", "failed"),
+        ("run.write_error({'code': 'DataError', 'what': 'empty'})", "failed"),  # before it could begin
+        ("run.write_progress('training', 2, 3); run.write_progress('stopped', 2, 3)", "stopped"),
+        ("run.write_progress('training', 2, 3); os._exit(9)", "lost"),
+    ],
+)
+def test_a_run_started_by_hand_ends_as_its_own_last_word_says(make_run: MakeRun, words: str, state: str) -> None:
+    run = make_run(BY_HAND + words, created_at=time.time() - 3600)
+    subprocess.run([*run.spec()["command"], str(run.path)], timeout=60, check=False)
+    status = run.status()
+    assert (status.state, status.started_at is not None, status.ended_at is not None) == (state, True, True)
+    assert (status.error or {}).get("code", "") == {"failed": "DataError", "lost": "Lost"}.get(state, "")
+    assert [view.state for view in api.list_runs(home=run.home).runs] == [state]
+    assert api.get_run(run.run_id, home=run.home).state == state
+
+
+def test_a_process_that_stops_its_own_run_survives_and_so_do_its_children(make_run: MakeRun) -> None:
+    """As a notebook does that writes progress itself, or a supervisor in a test."""
+    code = """
+import os, subprocess, sys
+from oxrl_core.runs import launch, process
+from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RunDir
+
+child = subprocess.Popen(["sleep", "600"])
+try:
+    driven, supervised = RunDir(sys.argv[1]), RunDir(sys.argv[2])
+    driven.write_progress("training", 1, 3)
+    me = process.identify(os.getpid()).as_dict()
+    write_json(supervised.path / "status.json", {"state": "running", "supervisor": me})
+    states = [launch.stop(run, "enough").state for run in (driven, supervised)]
+    print(*states, child.poll())
+finally:
+    child.kill()
+"""
+    runs = [str(make_run().path) for _ in range(2)]
+    done = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "stopped stopped None\n"), done.stderr
+
+
 def test_a_deaf_supervisor_is_replaced_by_who_stops(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "KILL_SECONDS", 1.0)  # how long it is waited for
+    for name in ("TERM_SECONDS", "KILL_SECONDS", "_ANSWER_SECONDS"):  # together: how long it is waited for
+        monkeypatch.setattr(launch, name, 0.5)
     run = make_run(SLEEP)
     launch.launch(run)
     status = run.status()
@@ -460,24 +516,21 @@ class Worker:
 
 workers = [Worker.remote(), Worker.options(lifetime="detached", name="detached").remote()]
 print("children", *ray.get([worker.start_child.remote() for worker in workers]), flush=True)
-time.sleep(float(SECONDS))
+time.sleep(600)
 """
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("seconds", "state"), [("600", "stopped"), ("0", "finished")])
-def test_nothing_of_a_ray_cluster_outlives_its_run(make_run: MakeRun, seconds: str, state: str) -> None:
-    run = make_run(RAY.replace("SECONDS", seconds))
+def test_nothing_of_a_ray_cluster_outlives_its_run(make_run: MakeRun) -> None:
+    run = make_run(RAY)
     launch.launch(run)
     wait_for(lambda: run.read_logs(grep="children").lines or run.status().has_ended, 120)
     children = [int(word) for word in run.read_logs(grep="children").lines[-1].split()[1:]]
-    if state == "stopped":
-        began = time.monotonic()
-        assert len(alive_of(run)) > 5  # the cluster, its workers, their children
-        launch.stop(run, "enough")
-        assert time.monotonic() - began < 15
-    status = wait_until_ended(run, 60)
-    assert (status.state, status.leftovers) == (state, [])
+    began = time.monotonic()
+    assert len(alive_of(run)) > 5  # the cluster, its workers, their children
+    status = launch.stop(run, "enough")
+    assert time.monotonic() - began < 15
+    assert (status.state, status.leftovers) == ("stopped", [])
     assert alive_of(run) == [] and [pid for pid in children if exists(pid)] == []
 
 

@@ -1,0 +1,120 @@
+"""Estimates of memory and disk, held against what the machine has. What is certain to fail is an error."""
+
+from __future__ import annotations
+
+from oxrl_core.config.case import Case
+from oxrl_core.config.check_model import ModelFacts
+from oxrl_core.config.deepspeed import resolve_precision, resolve_zero_stage
+from oxrl_core.config.machine import GIB
+
+PROCESS_GIB = 1.2  # a Python process with torch, and transformers with DeepSpeed or vLLM: 0.9 to 1.4 measured
+RAY_GIB = 0.8  # Ray's own daemons and the driver
+BYTES_PER_ROLLOUT_TOKEN = 16  # of a recorded rollout: ids, two log-probs, mask, compressed
+
+
+def check_memory(case: Case, model: ModelFacts, gpus: int) -> tuple[float, float]:
+    """Estimated host memory of all processes, and of the fullest GPU."""
+    config = case.config
+    workers = config.train.num_workers + case.num_samplers
+    processes = PROCESS_GIB * workers if config.run.backend == "ray" else PROCESS_GIB * 1.5
+    host = processes + (RAY_GIB if config.run.backend == "ray" else 0.0)
+    if model.num_parameters is None:
+        return host, 0.0
+    learner, optimizer = _learner_bytes(case, model, gpus > 0)
+    sampler = model.num_parameters * (4 if resolve_precision(config, on_gpu=gpus > 0) == "float32" else 2)
+    if gpus == 0:
+        caches = case.num_samplers * config.rollout.cpu_kv_cache_gib if config.rollout.engine != "transformers" else 0
+        # The weights that are handed over exist once more, in float32, between learner and sampler.
+        handover = 4 * model.num_parameters if case.num_samplers else 0
+        total = config.train.num_workers * (learner + optimizer) + case.num_samplers * sampler + handover
+        host += total / GIB + caches
+        _compare_memory(case, host)
+        return host, 0.0
+    host += config.train.num_workers * optimizer / GIB if config.deepspeed.offload_optimizer else 0.0
+    on_gpu = learner + (0 if config.deepspeed.offload_optimizer else optimizer)
+    if not case.on_cluster and case.machine.gpu_memory_gib:
+        smallest = min(case.machine.gpu_memory_gib)
+        if smallest and on_gpu / GIB > smallest:
+            case.error(
+                "MachineError",
+                "train.num_workers, deepspeed.zero_stage",
+                f"a training rank needs about {on_gpu / GIB:.1f} GiB; this machine's GPUs have {smallest:.0f} GiB",
+                "use more ranks with deepspeed.zero_stage: 3, model.lora.enabled, "
+                "model.gradient_checkpointing, or deepspeed.offload_optimizer",
+            )
+    return host, on_gpu / GIB
+
+
+def _learner_bytes(case: Case, model: ModelFacts, on_gpu: bool) -> tuple[float, float]:
+    """Bytes of one rank: weights, gradients and activations; and optimizer state with the float32 masters."""
+    config = case.config
+    count, ranks = float(model.num_parameters or 0), config.train.num_workers
+    precision = resolve_precision(config, on_gpu=on_gpu)
+    stage = resolve_zero_stage(config, precision)
+    width = 4 if precision == "float32" else 2
+    # Adapters on every linear layer: about rank x (in + out) of in x out weights each.
+    share = min(1.0, 2.0 * config.model.lora.rank / (model.hidden or 1024)) if config.model.lora.enabled else 1.0
+    weights = count * width / (ranks if stage == 3 else 1)
+    gradients = count * share * 4 / (ranks if stage >= 2 else 1)
+    # Two moments; and a master copy, which ZeRO keeps for float32 weights as well.
+    optimizer = count * share * (8 + (4 if stage >= 1 else 0)) / (ranks if stage >= 1 else 1)
+    if config.algorithm.kl_coef > 0 and not config.model.lora.enabled:
+        weights *= 2  # the reference
+    activations = 0.0
+    if model.layers and model.hidden:
+        per_token = model.layers * model.hidden * width * (2 if config.model.gradient_checkpointing else 17)
+        activations = per_token * min(config.train.micro_batch_tokens, _tokens_of_rank(case))
+    return weights + gradients + activations, optimizer
+
+
+def _tokens_of_rank(case: Case) -> int:
+    """Most tokens that one rank sees in a step."""
+    config = case.config
+    if case.kind == "rl":
+        rows = config.train.prompts_per_step * config.rollout.group_size
+        longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
+    else:
+        rows, longest = config.train.rows_per_step, config.data.max_length
+    return max(1, rows // config.train.num_workers) * longest
+
+
+def _compare_memory(case: Case, needed: float) -> None:
+    if case.on_cluster:
+        return
+    where = "train.num_workers, rollout.num_workers, model.path"
+    if needed > case.machine.memory_gib:
+        case.error(
+            "MachineError",
+            where,
+            f"needs about {needed:.1f} GiB of memory; this machine has {case.machine.memory_gib:.1f} GiB",
+            "fewer workers, model.lora.enabled, a smaller train.micro_batch_tokens, or a smaller model",
+        )
+    elif needed > case.machine.free_memory_gib:
+        case.warning(
+            "memory",
+            where,
+            f"needs about {needed:.1f} GiB of memory; {case.machine.free_memory_gib:.1f} GiB are free now",
+            "end other programs, or use fewer workers",
+        )
+
+
+def check_disk(case: Case, model: ModelFacts, steps: int | None) -> float:
+    """Estimated GiB below the runs' folder; complains where they are not free."""
+    config = case.config
+    count = float(model.num_parameters or 0)
+    share = min(1.0, 2.0 * config.model.lora.rank / (model.hidden or 1024)) if config.model.lora.enabled else 1.0
+    # A checkpoint: float32 masters and two moments of what is trained. One more than is kept, while it is written.
+    checkpoints = (config.train.keep_checkpoints + 1) * count * share * 12
+    rollouts = 0.0
+    if case.kind == "rl" and config.rollout.record and steps is not None:
+        tokens = min(config.data.max_prompt_tokens, 256) + config.rollout.max_completion_tokens / 2
+        rollouts = steps * config.train.prompts_per_step * config.rollout.group_size * tokens * BYTES_PER_ROLLOUT_TOKEN
+    needed = (checkpoints + count * 4 + rollouts + model.download_bytes) / GIB + 0.05
+    if needed > case.machine.free_disk_gib:
+        case.error(
+            "MachineError",
+            str(case.home),
+            f"needs about {needed:.2f} GiB of disk; {case.machine.free_disk_gib:.2f} GiB are free",
+            "free some, set OXRL_HOME to a larger disk, lower train.keep_checkpoints, or rollout.record: false",
+        )
+    return needed

@@ -1,0 +1,121 @@
+"""What is wrong with a configuration, in words: key, value, file and line, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from oxrl_core.algorithms.base import Algorithm, check_params
+from oxrl_core.config.keys import DOCS, all_keys, description_of, known_part, what_is_unknown
+from oxrl_core.config.layers import Layer
+from oxrl_core.config.schema import AlgorithmConfig, Config
+from oxrl_core.errors import ConfigError
+from oxrl_core.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong, for a reader who wants to mend it."""
+
+    key: str
+    what: str
+    place: str
+    fix: str
+
+
+def validated(
+    merged: dict[str, Any], changed: Mapping[str, str], file_layer: Layer, owners: Mapping[str, Layer]
+) -> tuple[Config | None, list[Mistake]]:
+    """The configuration, or every mistake that the schema finds in it."""
+    try:
+        return Config.model_validate(merged), []
+    except ValidationError as error:
+        # A list counts as too short as well where an entry is wrong: the entry's own problem says it.
+        items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        mistakes = [explained(item, changed, file_layer, owners) for item in items]
+        unique = {mistake.key: mistake for mistake in reversed(mistakes)}  # a union reports once per member
+        return None, list(reversed(unique.values()))
+
+
+def explained(item: Any, changed: Mapping[str, str], file_layer: Layer, owners: Mapping[str, Layer]) -> Mistake:
+    """One of pydantic's findings in our words: key, value, place and the way out."""
+    key = known_part(cast("tuple[int | str, ...]", item["loc"]))
+    kind, value = str(item["type"]), item["input"]
+    layer = owners.get(key, file_layer)
+    place = place_of(key, changed, layer)
+    if kind == "extra_forbidden":
+        what, fix = what_is_unknown(key)
+        return Mistake(key, what, place, fix)
+    if kind == "missing":
+        description = description_of(key)
+        return Mistake(key, f"{key} is required{': ' + description if description else ''}", place, f"add {key}")
+    message = str(item["msg"]).replace("Input should be", "should be").replace("Value error, ", "")
+    if kind in ("model_type", "dict_type"):
+        message = "should be a section with keys of its own"
+    elif kind == "too_short":
+        message = "needs at least one entry"
+    elif kind == "string_pattern_mismatch":
+        message = "should start with a letter or digit and hold only letters, digits, '.', '_' and '-'"
+    description = description_of(key)
+    return Mistake(key, f"{key} = {shown(value)} {message}", place, f"{key}: {description}" if description else DOCS)
+
+
+def check_algorithm(
+    algorithm: Algorithm, merged: dict[str, Any], changed: Mapping[str, str], file_layer: Layer
+) -> list[Mistake]:
+    """What is wrong with the parameters of the loss itself."""
+    section: Any = merged.get("algorithm")
+    given = cast("dict[str, Any]", section) if isinstance(section, dict) else {}
+    problems: list[Mistake] = []
+    takes = ", ".join(f"{name} (default {value})" for name, value in algorithm.params.items()) or "none of its own"
+    for name, value in given.items():
+        key = f"algorithm.{name}"
+        if name in AlgorithmConfig.model_fields:
+            continue
+        place = place_of(key, changed, file_layer)
+        if name in algorithm.params:
+            try:
+                check_params(algorithm, {name: value})
+            except ConfigError as error:
+                problems.append(Mistake(key, error.what, place, error.next_step))
+            continue
+        near = did_you_mean(name, [*algorithm.params, *AlgorithmConfig.model_fields])
+        elsewhere = [known for known in all_keys() if known.endswith(f".{name}") and "*" not in known]
+        if elsewhere and not near:
+            near = f" Did you mean '{elsewhere[0]}'?"
+        what = f"{key} is not a parameter of {algorithm.name}.{near}"
+        problems.append(Mistake(key, what, place, f"parameters of {algorithm.name}: {takes}"))
+    return problems
+
+
+def place_of(key: str, changed: Mapping[str, str], layer: Layer) -> str:
+    """Where a reader finds the value: the override, or the file and line."""
+    name = key
+    while name:
+        if name in changed:
+            return changed[name]
+        name = name.rpartition(".")[0]
+    inside = [text for path, text in changed.items() if path.startswith(f"{key}.") and key not in layer.lines]
+    return inside[0] if inside else layer.place(key)
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def as_error(problems: Sequence[Mistake], label: str) -> ConfigError:
+    """All problems as one error; a screenful at most."""
+    if len(problems) == 1:
+        (only,) = problems
+        return ConfigError(only.what, where=only.place, next_step=only.fix)
+    shown = problems[:10]
+    lines = [f"{len(problems)} problems"]
+    lines += [f"  {i}. {p.what}\n     at {p.place}; {p.fix}" for i, p in enumerate(shown, start=1)]
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more")
+    return ConfigError("\n".join(lines), where=label, next_step=f"mend them and run again; every key stands in {DOCS}")

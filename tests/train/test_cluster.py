@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from oxrl_core.config.schema import Config
+from oxrl_core.train.host import worker_environment
+
+DRIVER = """
+import os, sys, time
+from pathlib import Path
+from oxrl_core.config.schema import Config
+from oxrl_core.errors import PlacementError
+from oxrl_core.train.cluster import Cluster
+from oxrl_core.train.groups import start_group
+
+def config(**run):
+    return Config.model_validate({
+        "run": {"name": "driver", "start_timeout_seconds": 90, **run},
+        "model": {"path": "miniature:chars"},
+        "data": {"train": [{"name": "copy3"}]},
+        "train": {"num_workers": 2},
+    })
+
+class Worker:
+    def where(self):
+        import ray
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+"""
+
+
+def run_driver(text: str, *arguments: str, seconds: float = 150) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DRIVER + textwrap.dedent(text), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def wait_until_gone(pids: list[int], seconds: float = 30) -> list[int]:
+    """The processes that are still there after so long."""
+    deadline = time.monotonic() + seconds
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_a_model_that_needs_no_download_keeps_its_workers_off_the_network() -> None:
+    sections = {"run": {"name": "driver"}, "data": {"train": [{"name": "copy3"}]}}
+    made = Config.model_validate({**sections, "model": {"path": "miniature:chars"}})
+    assert worker_environment(made, 1, on_gpu=False)["HF_HUB_OFFLINE"] == "1"
+    fetched = Config.model_validate({**sections, "model": {"path": "some/model"}})
+    assert "HF_HUB_OFFLINE" not in worker_environment(fetched, 1, on_gpu=False)
+
+
+def test_an_address_where_no_cluster_answers_is_told_within_seconds(tmp_path: Path) -> None:
+    with socket.socket() as silent, socket.socket() as nobody:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # some other server, which never answers
+        nobody.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (nobody, silent)]
+        done = run_driver(
+            """
+            for address in sys.argv[2:]:
+                started = time.monotonic()
+                try: Cluster.start(config(ray_address=address, start_timeout_seconds=3), Path(sys.argv[1]))
+                except PlacementError as error: print(time.monotonic() - started, str(error).replace("\\n", " "))
+            """,
+            str(tmp_path),
+            *addresses,
+        )
+    assert done.returncode == 0, done.stderr
+    for line, address, limit in zip(done.stdout.splitlines(), addresses, (6, 9), strict=True):
+        seconds, _, message = line.partition(" ")
+        assert float(seconds) < limit
+        assert address in message and "ray start --head" in message
+
+
+@pytest.mark.engine
+def test_actors_of_a_driver_that_is_killed_are_gone(tmp_path: Path) -> None:
+    program = DRIVER + (
+        "cluster = Cluster.start(config(), Path(sys.argv[1]))\n"
+        "group = start_group(Worker, [()], config=config(), cluster=cluster, name='learner')\n"
+        "print(*[pid for pid, _ in group.call('where')], flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        (pid,) = [int(pid) for pid in driver.stdout.readline().split()]
+        raylet = psutil.Process(pid).ppid()
+    finally:
+        driver.kill()
+        driver.wait()
+    assert wait_until_gone([pid, raylet]) == []
+
+
+@pytest.mark.engine
+def test_a_cluster_is_closed_within_seconds_even_where_its_daemons_hang(tmp_path: Path) -> None:
+    done = run_driver(
+        """
+        import psutil, signal
+        cluster = Cluster.start(config(), Path(sys.argv[1]))
+        for daemon in cluster.daemons: print(daemon.pid, *[child.pid for child in daemon.children(recursive=True)])
+        sys.stdout.flush()
+        for daemon in cluster.daemons: daemon.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        cluster.close()
+        print(time.monotonic() - started)
+        """,
+        str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    *pids, seconds = done.stdout.split()
+    assert float(seconds) < 10
+    assert len(pids) >= 4 and wait_until_gone([int(pid) for pid in pids], seconds=5) == []
+
+
+@pytest.mark.engine
+def test_groups_join_a_cluster_of_several_nodes_by_its_address_and_are_spread_over_it(tmp_path: Path) -> None:
+    done = run_driver(
+        """
+        import psutil
+        from ray.cluster_utils import Cluster as Nodes
+        nodes = Nodes(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False})
+        nodes.add_node(num_cpus=1)
+        here = config(ray_address=nodes.address)
+        cluster = Cluster.start(here, Path(sys.argv[1]))
+        print(cluster.resources().cpus, cluster.daemons)
+        seats = start_group(Worker, [(), ()], config=here, cluster=cluster, name='learner').call('where')
+        print(len({node for _, node in seats}), flush=True)
+        cluster.close()
+        daemons = psutil.Process().children(recursive=True)
+        print(sum(daemon.name() == "raylet" for daemon in daemons), flush=True)
+        for daemon in daemons: daemon.kill()
+        os._exit(0)
+        """,
+        str(tmp_path),
+        seconds=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Two nodes, two ranks: each has a node to itself. The cluster is left, not ended.
+    assert done.stdout.splitlines() == ["2.0 []", "2", "2"]
