@@ -24,7 +24,6 @@ from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
 from oxrl_core.rollout.worker import window
 from oxrl_core.train.cluster import Cluster
 from oxrl_core.train.groups import WorkerGroup, start_group
-from oxrl_core.train.torchrun import TorchrunGroup
 from oxrl_core.types import Progress, Prompt, Row
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
 
 
 def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
-    """The parts of an RL run: learner and sampler start side by side."""
+    """The parts of an RL run: learner and sampler start side by side, on a shared GPU one after the other."""
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
         raise MachineError(
             "an RL run places its own workers and does not run under torchrun",
@@ -122,6 +121,8 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
     stream = RenderedStream(_row_stream(config, progress), render)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
     learner = _start_learner(config, model_folder, total_steps, cluster)
+    if config.rollout.colocate:
+        learner.ready()  # vLLM measures the memory that is left: it must not be shrinking meanwhile
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     sampler = Sampler(_start_sampler(config, model_folder, cluster), config, decode)
     precision = learner.ready()["precision"]
@@ -145,17 +146,24 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
 
 def _foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]:
     """Cluster, model folder and tokenizer. Ray takes seconds to start: torch is loaded and the model made meanwhile."""
+    start = partial(Cluster.start, config, run.path / "logs")
+    cluster = None
     if config.run.backend == "ray":
+        if config.run.ray_address:  # first of all: how to show a cluster its token, Ray reads when it is imported
+            cluster = start()
         # Whole before the other thread imports torch: two threads that import the same package at once can see half.
         import ray  # noqa: F401  (the cluster uses it)
     with ThreadPoolExecutor(1) as pool:
         resolved = pool.submit(_model, config, run)
-        cluster = Cluster.start(config, run.path / "logs") if config.run.backend == "ray" else None
+        if config.run.backend == "ray" and cluster is None:
+            cluster = start()
         model_folder, tokenizer = resolved.result()
+    run.write_progress("loading", 0, 0)
     return cluster, model_folder, tokenizer
 
 
 def _model(config: Config, run: RunDir) -> tuple[Path, Any]:
+    """The model folder and its tokenizer."""
     from oxrl_core.models.load import load_tokenizer, resolve_model
 
     folder = resolve_model(
@@ -168,15 +176,18 @@ def _model(config: Config, run: RunDir) -> tuple[Path, Any]:
     return folder, load_tokenizer(folder)
 
 
-def _start_learner(
-    config: Config, model_folder: Path, total_steps: int, cluster: Cluster | None
-) -> WorkerGroup | TorchrunGroup:
+def _start_learner(config: Config, model_folder: Path, total_steps: int, cluster: Cluster | None) -> Learner:
+    # Not at the top: torch, which they import, is loaded while Ray starts.
+    from oxrl_core.train.learner import Learner, LearnerWorker
+    from oxrl_core.train.torchrun import TorchrunGroup
+
     if "RANK" in os.environ and cluster is None:  # torchrun started this process as one of its ranks
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return TorchrunGroup(LearnerWorker(config, model_folder, rank, world_size, total_steps), rank, world_size)
+        worker = LearnerWorker(config, model_folder, rank, world_size, total_steps)
+        return Learner(TorchrunGroup(worker, rank, world_size))
     size = config.train.num_workers
     arguments = [(config, model_folder, rank, size, total_steps) for rank in range(size)]
-    return start_group(LearnerWorker, arguments, config=config, cluster=cluster, name="learner")
+    return Learner(start_group(LearnerWorker, arguments, config=config, cluster=cluster, name="learner"))
 
 
 def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None) -> WorkerGroup:

@@ -38,8 +38,7 @@ from oxrl_core.errors import OxrlError, RunFailure
 
 if TYPE_CHECKING:
     from mcp import Client
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.console import Console, RenderableType
 
 Answer = dict[str, Any]
 
@@ -110,9 +109,8 @@ class PlainView:
             return
         self._last_line, self._last_phase = seconds, phase
         reward = f"reward {rewards[-1]:.2f} {sparkline(rewards, 24, blocks=self._blocks)}" if rewards else ""
-        line = (
-            f"  {seconds:4.0f} s  {phase:<12} step {view.get('step', 0):>3}/{view.get('total_steps') or '?'}  {reward}"
-        )
+        step = f"step {view.get('step', 0):>3}/{view['total_steps']}" if view.get("total_steps") else ""
+        line = f"  {seconds:4.0f} s  {phase:<12} {step}  {reward}"
         self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -120,43 +118,61 @@ class PlainView:
 
 
 class LiveView:
-    """A progress bar with the reward's sparkline, redrawn in place."""
+    """A progress bar and the reward's sparkline under it, redrawn in place four times a second."""
 
     def __init__(self, console: Console, blocks: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.live import Live
 
         self._blocks = blocks
-        self._width = max(8, min(30, console.width - 52))
-        self._progress: Progress = Progress(
-            TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=max(8, min(20, console.width - 60))),
-            TextColumn("{task.fields[steps]} {task.fields[left]:<9}"),
-            TextColumn("{task.fields[reward]}"),
-            console=console,
-            refresh_per_second=4,
-            transient=False,
-        )
-        self._task = self._progress.add_task("starting", total=None, steps="", left="", reward="")
-        self._progress.start()
+        # Room at the end of the line: the ^C that a terminal prints there must not wrap, or an old line stays behind.
+        self._width = max(8, min(40, console.width - 50))
+        self._began = time.monotonic()
+        self._view: Answer = {}
+        self._rewards: Sequence[float] = ()
+        # The time on the screen goes on while the server is waited for.
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=4)
+        self._live.start()
 
     def show(self, view: Answer, rewards: Sequence[float], seconds: float) -> None:
-        """Redraws the bar."""
-        total, left = view.get("total_steps"), view.get("eta_seconds")
-        self._progress.update(
-            self._task,
-            description=str(view.get("phase") or view.get("state")),
-            total=total or None,
-            completed=view.get("step", 0),
-            steps=f"{view.get('step', 0)}/{total}" if total else f"{seconds:.0f} s",
-            left=f"{left:.0f} s left" if isinstance(left, int | float) else "",
-            reward=f"reward {rewards[-1]:.2f} {sparkline(rewards, self._width, blocks=self._blocks)}"
-            if rewards
-            else "",
+        """Takes what is drawn from now on."""
+        self._began = time.monotonic() - seconds
+        self._view, self._rewards = view, rewards
+
+    def _draw(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        view, rewards = self._view, self._rewards
+        step, total, left = view.get("step", 0), view.get("total_steps"), view.get("eta_seconds")
+        times = f"{time.monotonic() - self._began:.0f} s"
+        # The recipe ends the run as soon as it has learned, so what is left is a bound.
+        if isinstance(left, int | float) and left > 0:
+            times += f", at most {duration(left)} left"
+        drawing = Table.grid(padding=(0, 1))
+        drawing.add_column(width=9)
+        drawing.add_column(width=self._width)
+        drawing.add_column(width=7, justify="right")
+        drawing.add_column(no_wrap=True)
+        drawing.add_row(
+            str(view.get("phase") or view.get("state") or "starting"),
+            ProgressBar(total=total or None, completed=step, width=self._width, pulse=not total),
+            f"{step}/{total}" if total else "",
+            times,
         )
+        if rewards:
+            drawing.add_row(
+                "reward", sparkline(rewards, self._width, blocks=self._blocks), f"{rewards[-1]:.2f}", "mean of the step"
+            )
+        return drawing
 
     def close(self) -> None:
-        """Leaves the last state of the bar on the screen."""
-        self._progress.stop()
+        """Leaves the last state on the screen."""
+        self._live.stop()
+
+
+def duration(seconds: float) -> str:
+    """The time as a person says it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 async def follow(
@@ -173,6 +189,7 @@ async def follow(
     while view.get("state") not in FINAL_STATES:
         looked = time.monotonic()
         if interrupted.is_set():
+            view_on.show({**view, "phase": "stopping", "eta_seconds": None}, rewards, looked - started)
             return await agent.call("stop_run", run_id=run_id, reason="interrupted from the keyboard")
         if looked - started > deadline_seconds:
             stopped = await agent.call("stop_run", run_id=run_id, reason="the demo's time was over")
@@ -209,18 +226,32 @@ async def follow(
 
 
 # ------------------------------------------------------------------------------------------------------- the show
+def say(console: Console, label: str, text: str) -> None:
+    """Prints a fact; where it takes several lines, they stand under each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=8, style="bold")
+    line.add_column(overflow="fold")
+    line.add_row(label, Text(text))
+    console.print(line)
+
+
+def say_path(console: Console, label: str, path: str) -> None:
+    """Prints a line without breaking it: a broken path cannot be copied."""
+    console.print(f"[bold]{label:<8}[/] {path}", highlight=False, soft_wrap=True)
+
+
 def print_machine(console: Console, report: Answer) -> None:
-    """A line about this machine, and one per item that is missing."""
+    """A few lines about this machine, and one per item that is missing."""
     items = list[Answer](report.get("items") or [])
     passed = sum(bool(item.get("ok")) for item in items)
     telling = [f"{item['name']} {item.get('value', '')}" for item in items if item.get("name") in TELLING_ITEMS]
-    console.print(f"[bold]machine[/]  {passed} of {len(items)} checks passed: {'; '.join(telling)}", highlight=False)
+    say(console, "machine", f"{passed} of {len(items)} checks passed: {'; '.join(telling)}")
     for item in items:
         if not item.get("ok") and item.get("needed"):
-            console.print(
-                f"  [red]missing[/] {item['name']}: {item.get('value', '')}; fix: {item.get('fix', '')}",
-                highlight=False,
-            )
+            say(console, "missing", f"{item['name']}: {item.get('value', '')}; fix: {item.get('fix', '')}")
 
 
 def print_settings(console: Console, home: Path) -> None:
@@ -256,22 +287,19 @@ async def run_demo(arguments: argparse.Namespace, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
 
-    console.print(f"[bold]server[/]   {' '.join(server_command())}  (runs in {home})", highlight=False, soft_wrap=True)
+    say_path(console, "server", " ".join(server_command()))
+    say_path(console, "runs in", str(home / "runs"))
     with tempfile.TemporaryFile("w+", encoding="utf-8") as server_log:
         try:
             async with connected(server_command(), home, server_log) as agent:
                 print_machine(console, await agent.call("check_environment"))
                 names = await agent.tools()
-                console.print(f"[bold]tools[/]    {len(names)}: {', '.join(names)}", highlight=False)
+                say(console, "tools", f"{len(names)}: {', '.join(names)}")
                 if interrupted.is_set():
                     return 130
                 launched = await agent.call("launch_run", config=arguments.recipe, overrides=arguments.set)
-                console.print(
-                    f"[bold]launched[/] launch_run(config={arguments.recipe!r}) -> {launched['run_id']}; "
-                    "Ctrl-C stops it; starting the engines takes about half a minute",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                say_path(console, "launched", f"launch_run(config={arguments.recipe!r}) -> {launched['run_id']}")
+                console.print("         The engines take about half a minute to start. Ctrl-C stops the run.\n")
                 view_on = LiveView(console, blocks) if live else PlainView(console, blocks)
                 try:
                     ended = await follow(agent, launched, view_on, interrupted, arguments.timeout)
@@ -314,11 +342,13 @@ def report(
     run_path = Path(str(ended["path"]))
     rows = read_metric_rows(run_path)
     measured = measure(rows, seconds)
-    print_table(console, measured, engine_names(run_path))
     plot = draw_plot(rows, run_path / "demo.png", f"{arguments.recipe}: reward over {measured.steps} steps")
-    console.print(f"[bold]plot[/]     {plot}", highlight=False, soft_wrap=True)
-    console.print(f"[bold]run[/]      {run_path}", highlight=False, soft_wrap=True)
+    # Before the result: what was learned is what stands on the screen at the end.
     print_settings(console, home)
+    console.print()
+    print_table(console, measured, engine_names(run_path))
+    say_path(console, "plot", str(plot))
+    say_path(console, "run", str(run_path))
     bounds = f"below {REWARD_BEFORE_BELOW} to above {REWARD_AFTER_ABOVE}"
     change = f"{shown(measured.reward_before)} -> {shown(measured.reward_after)}"
     if measured.learned:
@@ -331,7 +361,7 @@ def report(
             soft_wrap=True,
         )
     if arguments.save_docs:
-        save_docs(Path(arguments.save_docs), console.export_text(), plot, measured, summary, home)
+        save_docs(Path(arguments.save_docs), console.export_text(), plot, measured, summary, rows, home)
     return 0 if measured.learned else 1
 
 

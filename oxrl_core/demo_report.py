@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 MetricRow = dict[str, Any]
 
-# A random policy scores about 0.13 and one that has learned about 0.97: between the bounds lies more than luck.
+# A random policy scores about 0.1 and one that has learned about 0.98: between the bounds lies more than luck.
 REWARD_BEFORE_BELOW = 0.35
 REWARD_AFTER_ABOVE = 0.8
 
@@ -109,9 +109,9 @@ def print_table(console: Console, measured: Measured, engines: str) -> None:
         shown(measured.training_reward_last),
     )
     console.print(table)
+    console.print(f"{measured.steps} steps in {measured.seconds:.0f} s with start and end; {engines}", highlight=False)
     console.print(
-        f"{measured.steps} steps in {measured.seconds:.0f} s; largest log-prob difference between trainer and sampler "
-        f"{shown(measured.logprob_gap_max, '.1e')}; engines: {engines}",
+        f"largest log-prob difference between trainer and sampler: {shown(measured.logprob_gap_max, '.1e')}",
         highlight=False,
     )
 
@@ -177,19 +177,30 @@ def read_metric_rows(run_path: Path) -> list[MetricRow]:
     return [dict(json.loads(line)) for line in lines if line.strip()]
 
 
-def save_docs(folder: Path, log: str, plot: Path, measured: Measured, summary: Answer, home: Path) -> Path:
+def save_docs(
+    folder: Path,
+    log: str,
+    plot: Path,
+    measured: Measured,
+    summary: Answer,
+    rows: Sequence[Mapping[str, Any]],
+    home: Path,
+) -> Path:
     """The page docs/demo.md with the log, the picture and the metrics of this very run."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(plot, folder / "demo.png")
     metrics = dict(sorted(dict(summary.get("summary") or {}).items()))
-    kept = {"measured": measured.__dict__, "summary": metrics}
-    (folder / "demo_metrics.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    by_step = {name: [_six_digits(row.get(name)) for row in rows] for name in ("step", *metrics)}
+    columns = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in by_step.items())
+    numbers = json.dumps({"measured": measured.__dict__, "by_step": {}}, indent=2)
+    text = numbers.replace('"by_step": {}', f'"by_step": {{\n{columns}\n  }}')  # a line per metric, not per number
+    (folder / "demo_metrics.json").write_text(text + "\n", encoding="utf-8")
     # A reader's machine has other folders; the paths of this one would be noise.
     root = Path(sys.executable).parent.parent.parent
     for path, stand_in in ((home, "~/.oxrl"), (root, "/path/to/oxrl")):
         log = log.replace(str(path), stand_in)
     log = "\n".join(line.rstrip() for line in log.splitlines()).strip("\n")
-    rows = [
+    lines = [
         f"| {name} | {' | '.join(shown(values.get(key), '.4g') for key in ('first', 'last', 'min', 'max'))} |"
         for name, values in metrics.items()
     ]
@@ -202,8 +213,12 @@ def save_docs(folder: Path, log: str, plot: Path, measured: Measured, summary: A
         f"{shown(measured.accuracy_before)} -> {shown(measured.accuracy_after)}, {measured.steps} steps, "
         f"{measured.seconds:.0f} s with start and end.\n\n"
         f"## What it printed\n\n```text\n{log}\n```\n\n"
-        "## Metrics of the run\n\nAll of them are in [demo_metrics.json](demo_metrics.json).\n\n"
-        "| metric | first | last | min | max |\n|---|--:|--:|--:|--:|\n" + "\n".join(rows) + "\n",
+        "## Metrics of the run\n\nStep by step they are in [demo_metrics.json](demo_metrics.json).\n\n"
+        "| metric | first | last | min | max |\n|---|--:|--:|--:|--:|\n" + "\n".join(lines) + "\n",
         encoding="utf-8",
     )
     return page
+
+
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

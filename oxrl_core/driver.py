@@ -7,6 +7,7 @@ Exit codes: 0 finished, 1 failed, 2 the configuration or this machine cannot do 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -98,6 +99,7 @@ def drive(run: RunDir, config: Config, stop: StopRequest) -> int:
             journal.write(report, progress)
             if parts.learner.share(stop.asked):
                 journal.save(progress)
+                journal.phase("stopped", progress)
                 return STOPPED
         journal.save(progress)
         journal.phase("exporting", progress)
@@ -132,4 +134,6 @@ def _record_error(run: RunDir | None, error: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # the interpreter's last collections walk every object of torch and Ray: seconds on a busy machine
+    sys.exit(code)

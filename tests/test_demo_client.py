@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,19 +89,28 @@ def test_plain_lines_come_with_a_new_phase_and_otherwise_every_few_seconds() -> 
     assert max(len(line) for line in lines) <= 80
 
 
+def screen_of(view: dict[str, object], rewards: list[float]) -> list[str]:
+    """The lines that the live view leaves on a terminal of 80 columns."""
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, legacy_windows=False)
+    live = demo.LiveView(console, demo_report.BLOCKS)
+    live.show(view, rewards, 50.0)
+    live.close()
+    plain = Console(file=io.StringIO(), width=400)
+    text = plain.render_str(console.file.getvalue().rsplit("\x1b[2K", 1)[-1]).plain  # pyright: ignore[reportAttributeAccessIssue]
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines() if line.strip()]
+
+
 def test_the_live_view_fits_eighty_columns() -> None:
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
-    view = demo.LiveView(console, demo_report.BLOCKS)
-    view.show(
-        {"phase": "generating", "step": 120, "total_steps": 250, "eta_seconds": 48.2},
-        [i / 250 for i in range(120)],
-        50.0,
-    )
-    view.close()
-    plain = Console(file=io.StringIO(), width=200)
-    text = plain.render_str(console.file.getvalue()).plain  # pyright: ignore[reportAttributeAccessIssue]
-    last = [line for line in text.replace("\r", "\n").splitlines() if "120/250" in line][-1]
-    assert "48 s left" in last and "reward 0.48" in last
+    view = {"phase": "exporting", "step": 120, "total_steps": 250, "eta_seconds": 1148.2}
+    bar, reward = screen_of(view, [i / 250 for i in range(120)])
+    assert max(len(bar), len(reward)) <= 80
+    assert bar.startswith("exporting") and "120/250" in bar and "50 s, at most 19 min left" in bar
+    assert reward.startswith("reward") and "▁" in reward and "0.48" in reward
+
+
+def test_the_live_view_of_a_run_that_is_starting_shows_the_time_alone() -> None:
+    (line,) = screen_of({"state": "running", "phase": "loading", "total_steps": 0, "step": 0}, [])
+    assert line.split()[0] == "loading" and line.endswith("50 s")
 
 
 def test_settings_are_json_that_starts_this_environments_server() -> None:
@@ -129,10 +139,12 @@ def test_the_saved_page_shows_measured_values_and_no_folder_of_this_machine(tmp_
     home = tmp_path / "home"
     summary = {"summary": {"reward/mean": {"first": 0.01, "last": 1.0, "min": 0.01, "max": 1.0}}}
     page = demo_report.save_docs(
-        tmp_path / "docs", f"runs in {home}/runs\nall good   \n", plot, measured(0.13, 0.97), summary, home
+        tmp_path / "docs", f"runs in {home}/runs\nall good   \n", plot, measured(0.13, 0.97), summary, ROWS, home
     )
     text = page.read_text(encoding="utf-8")
     assert "0.130 -> 0.970" in text and "| reward/mean | 0.01 | 1 | 0.01 | 1 |" in text
     assert str(tmp_path) not in text and "~/.oxrl/runs" in text
-    assert json.loads((tmp_path / "docs" / "demo_metrics.json").read_text())["measured"]["steps"] == 100
+    numbers = json.loads((tmp_path / "docs" / "demo_metrics.json").read_text())
+    assert numbers["measured"]["steps"] == 100
+    assert numbers["by_step"]["reward/mean"][:3] == [None, 0.01, 0.02] and len(numbers["by_step"]["step"]) == 101
     assert (tmp_path / "docs" / "demo.png").exists()

@@ -77,6 +77,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections out of dotted keys."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         set_at(nested, key, value, key)
@@ -96,6 +97,7 @@ def leaves(mapping: Mapping[str, Any]) -> list[str]:
 
 
 def at(mapping: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted key, or None."""
     value: Any = mapping
     for part in path.split("."):
         if isinstance(value, dict):
@@ -108,5 +110,6 @@ def at(mapping: Mapping[str, Any], path: str) -> Any:
 
 
 def string_at(mapping: Mapping[str, Any], section: str, key: str) -> str:
+    """The text of a key, or "" where it is no text."""
     value = at(mapping, f"{section}.{key}")
     return value if isinstance(value, str) else ""

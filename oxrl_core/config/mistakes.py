@@ -69,7 +69,7 @@ def check_algorithm(
     """What is wrong with the parameters of the loss itself."""
     section: Any = merged.get("algorithm")
     given = cast("dict[str, Any]", section) if isinstance(section, dict) else {}
-    problems: list[Mistake] = []
+    mistakes: list[Mistake] = []
     takes = ", ".join(f"{name} (default {value})" for name, value in algorithm.params.items()) or "none of its own"
     for name, value in given.items():
         key = f"algorithm.{name}"
@@ -80,15 +80,15 @@ def check_algorithm(
             try:
                 check_params(algorithm, {name: value})
             except ConfigError as error:
-                problems.append(Mistake(key, error.what, place, error.next_step))
+                mistakes.append(Mistake(key, error.what, place, error.next_step))
             continue
         near = did_you_mean(name, [*algorithm.params, *AlgorithmConfig.model_fields])
         elsewhere = [known for known in all_keys() if known.endswith(f".{name}") and "*" not in known]
         if elsewhere and not near:
             near = f" Did you mean '{elsewhere[0]}'?"
         what = f"{key} is not a parameter of {algorithm.name}.{near}"
-        problems.append(Mistake(key, what, place, f"parameters of {algorithm.name}: {takes}"))
-    return problems
+        mistakes.append(Mistake(key, what, place, f"parameters of {algorithm.name}: {takes}"))
+    return mistakes
 
 
 def place_of(key: str, changed: Mapping[str, str], layer: Layer) -> str:
@@ -108,14 +108,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def as_error(problems: Sequence[Mistake], label: str) -> ConfigError:
-    """All problems as one error; a screenful at most."""
-    if len(problems) == 1:
-        (only,) = problems
+def as_error(mistakes: Sequence[Mistake], label: str) -> ConfigError:
+    """All mistakes as one error; a screenful at most."""
+    if len(mistakes) == 1:
+        (only,) = mistakes
         return ConfigError(only.what, where=only.place, next_step=only.fix)
-    shown = problems[:10]
-    lines = [f"{len(problems)} problems"]
-    lines += [f"  {i}. {p.what}\n     at {p.place}; {p.fix}" for i, p in enumerate(shown, start=1)]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more")
+    first = mistakes[:10]
+    lines = [f"{len(mistakes)} problems"]
+    lines += [f"  {i}. {p.what}\n     at {p.place}; {p.fix}" for i, p in enumerate(first, start=1)]
+    if len(mistakes) > len(first):
+        lines.append(f"  and {len(mistakes) - len(first)} more")
     return ConfigError("\n".join(lines), where=label, next_step=f"mend them and run again; every key stands in {DOCS}")

@@ -174,10 +174,11 @@ class RunDir:
     ) -> None:
         """Replace progress.json. It is also the driver's heartbeat: call it whenever something was achieved."""
         now = time.time()
-        if phase != self._phase:
+        is_new_phase = phase != self._phase
+        if is_new_phase:
             self._phase, self._phase_since = phase, now
-        if self._last_step is None or step < self._last_step[0]:
-            self._last_step = (step, now)
+        if self._last_step is None or step < self._last_step[0] or (is_new_phase and step == self._last_step[0]):
+            self._last_step = (step, now)  # the first step's time does not hold the start of the engines
         elif step > self._last_step[0]:
             self._step_seconds.append((now - self._last_step[1]) / (step - self._last_step[0]))
             self._last_step = (step, now)

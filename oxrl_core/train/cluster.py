@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from contextlib import suppress
@@ -49,10 +50,8 @@ class Cluster:
         """A cluster that has room for the run; a PlacementError within seconds where there is none."""
         for key, value in RAY_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        import ray
-
         logs.mkdir(parents=True, exist_ok=True)
-        daemons = None if ray.is_initialized() else _connect(config)
+        daemons = None if _is_connected() else _connect(config)
         try:
             return cls(config, logs, daemons)
         except BaseException:
@@ -136,13 +135,18 @@ class Cluster:
             _shut_down(self.daemons)
 
 
+def _is_connected() -> bool:
+    """Whether this process has a Ray already. Asked without importing it: it reads RAY_AUTH_MODE when imported."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
 def _connect(config: Config) -> list[psutil.Process]:
     """The daemons that were started: none where an existing cluster is joined."""
-    import ray
-
     address = config.run.ray_address
     if address is not None:
         _check_answers(address, min(CONNECT_SECONDS, config.run.start_timeout_seconds))
+    import ray
+
     before = set(psutil.Process().children())
     try:
         if address is None:
@@ -190,18 +194,23 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 
 def _check_answers(address: str, seconds: float) -> None:
-    """Raises within `seconds` where no cluster answers. Ray's own client waits for minutes, or ends the process."""
+    """Raises within `seconds` where no cluster answers. Ray's own client waits for minutes, or ends the process.
+
+    A cluster made by `ray start` asks for a token, and a client shows one only where RAY_AUTH_MODE says so: where the
+    plain way is refused and this user has a token, that mode is tried and kept.
+    """
     host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
     reason = ""
     try:
         if port.isdigit():
             socket.create_connection((host, int(port)), timeout=min(5.0, seconds)).close()
-        attempt = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-        done = subprocess.run(
-            [sys.executable, "-c", attempt, address], capture_output=True, text=True, timeout=seconds, check=False
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        reason = _try_to_join(address, {}, deadline - time.monotonic())
+        if reason and "RAY_AUTH_MODE" not in os.environ and _has_token():
+            token_mode = {"RAY_AUTH_MODE": "token"}
+            if not _try_to_join(address, token_mode, deadline - time.monotonic()):
+                os.environ.update(token_mode)
+                return
     except subprocess.TimeoutExpired:
         reason = f"no answer within {seconds:g} s"
     except OSError as error:
@@ -210,5 +219,24 @@ def _check_answers(address: str, seconds: float) -> None:
         raise PlacementError(
             f"no Ray cluster of this version answers at {address}: {reason}",
             where="run.ray_address",
-            next_step="start one there (`ray start --head`), correct the address, or leave run.ray_address out",
+            next_step="start one there (`ray start --head`), correct the address, or leave run.ray_address out; "
+            "a cluster of another user asks for its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)",
         )
+
+
+def _try_to_join(address: str, environment: dict[str, str], seconds: float) -> str:
+    """Why a process of its own cannot join the cluster; nothing where it can."""
+    attempt = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    command = [sys.executable, "-c", attempt, address]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=max(seconds, 0.1), check=False
+    )
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def _has_token() -> bool:
+    """Whether this user holds a token of a Ray cluster, where Ray looks for it."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(named).is_file()

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psutil
 
 from oxrl_core.errors import DeadlineError, OxrlError, PlacementError, RunFailure
-from oxrl_core.train.host import Host, Seat, free_port, named_failures, rank_environment, worker_environment
+from oxrl_core.train.host import (
+    Host,
+    Seat,
+    free_port,
+    named_failures,
+    rank_environment,
+    reason_of_death,
+    worker_environment,
+)
 from oxrl_core.train.placement import Share
 
 if TYPE_CHECKING:
@@ -48,10 +56,6 @@ class WorkerGroup(Protocol):
 
     def submit(self, method: str, *args: Any, worker: int = 0) -> Any:
         """A handle to the answer of one worker; given to a call of any group, it arrives there as the answer itself."""
-        ...
-
-    def fetch(self, handle: Any) -> Any:
-        """The answer behind a handle."""
         ...
 
     def close(self) -> None:
@@ -173,10 +177,6 @@ class RayGroup:
         self.cluster.submitted.append(Call(receipt, method, self.names[worker]))
         return handle
 
-    def fetch(self, handle: Any) -> Any:
-        """The answer behind a handle."""
-        return self._collect([Call(handle, "fetch", ", ".join(self.names))], self.call_seconds)[0]
-
     def kill(self) -> None:
         """Tells the actors to end, without waiting for any."""
         import ray
@@ -276,7 +276,7 @@ class RayGroup:
             # A call that was given the handle of another actor fails with that actor's death.
             name = self.cluster.names_by_actor.get(getattr(cause, "actor_id", None) or "", call.name)
             raise RunFailure(
-                f"{name} died during {call.method}: {_reason_of_death(cause)}",
+                f"{name} died during {call.method}: {reason_of_death(cause)}",
                 where=name,
                 next_step=f"{self._where_to_look(name)}; a process that was killed without a word ran out of memory",
             ) from None
@@ -295,13 +295,6 @@ class RayGroup:
 
     def _where_to_look(self, name: str) -> str:
         return f"read {self.cluster.logs / f'{name}.log'}"
-
-
-def _reason_of_death(error: BaseException) -> str:
-    """The sentence of Ray's report that says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "exit" in line.lower() or "killed" in line.lower() or "memory" in line.lower()]
-    return (telling or lines or [type(error).__name__])[-1]
 
 
 class LocalGroup:
@@ -357,10 +350,6 @@ class LocalGroup:
         """The answer itself."""
         with named_failures(self.names[worker], method):
             return getattr(self.workers[worker], method)(*args)
-
-    def fetch(self, handle: Any) -> Any:
-        """The answer itself."""
-        return handle
 
     def close(self) -> None:
         """Lets the workers go."""

@@ -141,6 +141,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
+def reason_of_death(error: BaseException) -> str:
+    """The sentence of Ray's report on a dead actor that says why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "exit" in line.lower() or "killed" in line.lower() or "memory" in line.lower()]
+    return (telling or lines or [type(error).__name__])[-1]
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on, on this node."""
     with socket.socket() as listener:

@@ -45,13 +45,8 @@ class Plan:
     threads: int | None  # of each worker; none: as the libraries choose
 
 
-def check_placement(config: Config, resources: Resources) -> None:
-    """Raises a PlacementError that names what is asked and what there is, before any worker is started."""
-    plan_placement(config, resources)
-
-
 def plan_placement(config: Config, resources: Resources) -> Plan:
-    """What each worker gets; raises where the resources cannot hold the run."""
+    """What each worker gets; a PlacementError that names what is asked and what there is, where that is not enough."""
     learners = config.train.num_workers
     samplers = config.rollout.num_workers if _draws_rollouts(config) else 0
     if resources.gpus == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
+
 
 class TorchrunGroup:
     """The training workers of a torchrun job as this process sees them: one is here, the others run the same loop."""
@@ -16,10 +18,8 @@ class TorchrunGroup:
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """This rank's answer, once every rank is through."""
-        from torch import distributed
-
         result = getattr(self.worker, method)(*arguments)
-        distributed.barrier()
+        dist.barrier()
         return [result]
 
     def call_each(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -32,15 +32,11 @@ class TorchrunGroup:
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
-        from torch import distributed
-
         box = [value]
-        distributed.broadcast_object_list(box)
+        dist.broadcast_object_list(box)
         return box[0]
 
     def close(self) -> None:
         """Leaves the process group."""
-        from torch import distributed
-
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -507,7 +507,7 @@ def test_a_missing_driver_program_is_told_to_the_caller_and_in_the_status(make_r
 
 RAY = """
 import ray, subprocess, time
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
 @ray.remote(num_cpus=0)
 class Worker:
@@ -525,7 +525,9 @@ def test_nothing_of_a_ray_cluster_outlives_its_run(make_run: MakeRun) -> None:
     run = make_run(RAY)
     launch.launch(run)
     wait_for(lambda: run.read_logs(grep="children").lines or run.status().has_ended, 120)
-    children = [int(word) for word in run.read_logs(grep="children").lines[-1].split()[1:]]
+    lines = run.read_logs(grep="children").lines
+    assert lines, run.read_logs().lines
+    children = [int(word) for word in lines[-1].split()[1:]]
     began = time.monotonic()
     assert len(alive_of(run)) > 5  # the cluster, its workers, their children
     status = launch.stop(run, "enough")

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
 
 from oxrl_core.config.schema import Config
-from oxrl_core.train.host import worker_environment
+from oxrl_core.train.host import free_port, worker_environment
 
 DRIVER = """
 import os, sys, time
@@ -120,28 +124,53 @@ def test_a_cluster_is_closed_within_seconds_even_where_its_daemons_hang(tmp_path
     assert len(pids) >= 4 and wait_until_gone([int(pid) for pid in pids], seconds=5) == []
 
 
+@contextmanager
+def ray_node(folder: Path, *words: str) -> Iterator[None]:
+    """A node as `ray start` makes it, token and all; ended with whatever it started."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", *words]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    log = folder / f"node-{len(words)}.log"
+    with log.open("w") as output:
+        node = psutil.Popen(command, stdout=output, stderr=output, env=environment)
+    try:
+        deadline = time.monotonic() + 90
+        while "Ray runtime started" not in log.read_text():
+            assert node.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        below = node.children(recursive=True)
+        for process in [node, *below]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs([node, *below], timeout=20)
+
+
 @pytest.mark.engine
-def test_groups_join_a_cluster_of_several_nodes_by_its_address_and_are_spread_over_it(tmp_path: Path) -> None:
-    done = run_driver(
-        """
-        import psutil
-        from ray.cluster_utils import Cluster as Nodes
-        nodes = Nodes(initialize_head=True, head_node_args={'num_cpus': 1, 'include_dashboard': False})
-        nodes.add_node(num_cpus=1)
-        here = config(ray_address=nodes.address)
-        cluster = Cluster.start(here, Path(sys.argv[1]))
-        print(cluster.resources().cpus, cluster.daemons)
-        seats = start_group(Worker, [(), ()], config=here, cluster=cluster, name='learner').call('where')
-        print(len({node for _, node in seats}), flush=True)
-        cluster.close()
-        daemons = psutil.Process().children(recursive=True)
-        print(sum(daemon.name() == "raylet" for daemon in daemons), flush=True)
-        for daemon in daemons: daemon.kill()
-        os._exit(0)
-        """,
-        str(tmp_path),
-        seconds=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    # Two nodes, two ranks: each has a node to itself. The cluster is left, not ended.
-    assert done.stdout.splitlines() == ["2.0 []", "2", "2"]
+def test_groups_join_a_cluster_of_two_nodes_by_its_address_and_are_spread_over_it() -> None:
+    # Ray's sockets need a short path. `ray start` asks every client for a token, and nobody told this one so.
+    with TemporaryDirectory(prefix="ray", dir="/tmp") as name, ExitStack() as nodes:
+        folder = Path(name)
+        nodes.enter_context(ray_node(folder, "--head", "--port", str(free_port()), "--temp-dir", name))
+        address = (folder / "ray_current_cluster").read_text().strip()
+        os.environ["RAY_AUTH_MODE"] = "token"
+        try:
+            nodes.enter_context(ray_node(folder, "--address", address))
+        finally:
+            del os.environ["RAY_AUTH_MODE"]
+        done = run_driver(
+            """
+            here = config(ray_address=sys.argv[1])
+            cluster = Cluster.start(here, Path(sys.argv[2]))
+            seats = start_group(Worker, [(), ()], config=here, cluster=cluster, name='learner').call('where')
+            print(cluster.resources().cpus, cluster.daemons, len({node for _, node in seats}), flush=True)
+            cluster.close()
+            """,
+            address,
+            str(folder / "logs"),
+            seconds=200,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        # Two nodes, two ranks: each has a node to itself. The cluster is left, not ended.
+        assert done.stdout.splitlines() == ["2.0 [] 2"]
+        assert sum(process.name() == "raylet" for process in psutil.Process().children(recursive=True)) == 2

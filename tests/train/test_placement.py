@@ -6,7 +6,7 @@ import pytest
 
 from oxrl_core.config.schema import Config
 from oxrl_core.errors import PlacementError
-from oxrl_core.train.placement import Resources, Share, check_placement, plan_placement
+from oxrl_core.train.placement import Resources, Share, plan_placement
 
 
 def config_with(**sections: dict[str, Any]) -> Config:
@@ -60,6 +60,6 @@ def test_what_cannot_be_placed_names_what_is_asked_and_what_there_is(
     sections: dict[str, Any], resources: Resources, words: list[str]
 ) -> None:
     with pytest.raises(PlacementError) as caught:
-        check_placement(config_with(**sections), resources)
+        plan_placement(config_with(**sections), resources)
     assert [word for word in words if word not in str(caught.value)] == []
     assert caught.value.next_step
