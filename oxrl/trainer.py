@@ -14,44 +14,28 @@ from oxrl_core.errors import ConfigError, DataError, RunFailure
 if TYPE_CHECKING:
     from oxrl_core.runs.views import RunView
 
-# What learned reverse3 from nothing on one CPU core: a large group, a high learning rate for a tiny model, an entropy
-# bonus against an early collapse, and no division by the spread, which amplifies noise once a group agrees.
-TINY: dict[str, Any] = {
-    "algorithm": {"name": "sgrpo", "advantage": "group_centered", "advantage_scale": 3.0, "entropy_coef": 0.02},
-    "reward": {"name": "positions"},
-    "rollout": {"group_size": 16, "max_completion_tokens": 4},
-    "train": {"prompts_per_step": 16, "lr": 1e-3, "betas": [0.9, 0.95], "steps": 250, "stop_at_reward": 0.97},
+# Tasks that are a recipe already, whatever the model.
+RECIPES = {"reverse3": "demo", "reverse4": "reverse4", "copy3": "copy3"}
+MATH: dict[str, Any] = {
+    "data": {
+        "train": "gsm8k",
+        "eval": [{"name": "gsm8k", "split": "test"}],
+        "system_prompt": "Reason step by step. Write the final answer alone on the last line, after ####.",
+    },
+    "algorithm": {"name": "sgrpo"},
+    "reward": {"name": "gsm8k"},
 }
+TASKS = ("math", *RECIPES)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a task's name stands for, before the machine and the caller have their say."""
+def task_config(task: str) -> dict[str, Any]:
+    """What the name of a task stands for, before the machine and the caller have their say."""
+    if task == "math":
+        return MATH
+    from oxrl_core.config.sources import read_source, registry_folder
 
-    config: dict[str, Any]
-
-
-def _tiny(name: str, **train: Any) -> Task:
-    data = {"train": name, "eval": [{"name": name, "split": "eval"}]}
-    return Task({**TINY, "data": data, "train": {**TINY["train"], **train}})
-
-
-TASKS: dict[str, Task] = {
-    "math": Task(
-        {
-            "data": {
-                "train": "gsm8k",
-                "eval": [{"name": "gsm8k", "split": "test"}],
-                "system_prompt": "Reason step by step. Write the final answer alone on the last line, after ####.",
-            },
-            "algorithm": {"name": "sgrpo"},
-            "reward": {"name": "gsm8k"},
-        }
-    ),
-    "reverse3": _tiny("reverse3"),
-    "reverse4": _tiny("reverse4", steps=400),
-    "copy3": _tiny("copy3"),
-}
+    document, *_ = read_source(RECIPES[task], registry_folder())
+    return {name: section for name, section in document.mapping.items() if name not in ("run", "model")}
 
 
 @dataclass(frozen=True)
@@ -118,7 +102,7 @@ class Trainer:
         from oxrl_core.config.machine import find_gpus
 
         said = _merged(self.config, _sections(config))
-        base = TASKS[task].config if task in TASKS else _task_of_rows(task, said)
+        base = task_config(task) if task in TASKS else _task_of_rows(task, said)
         merged = _merged(base, said)
         merged.setdefault("run", {}).setdefault("name", run_name(task, str(merged["model"].get("path", ""))))
         kind = get_algorithm(str(merged["algorithm"]["name"])).kind

@@ -144,6 +144,11 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
     )
 
 
+def is_first_rank() -> bool:
+    """Whether this process writes for the run before there is a learner to ask: all do, but torchrun's later ranks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]:
     """Cluster, model folder and tokenizer. Ray takes seconds to start: torch is loaded and the model made meanwhile."""
     start = partial(Cluster.start, config, run.path / "logs")
@@ -158,7 +163,8 @@ def _foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]
         if config.run.backend == "ray" and cluster is None:
             cluster = start()
         model_folder, tokenizer = resolved.result()
-    run.write_progress("loading", 0, 0)
+    if is_first_rank():
+        run.write_progress("loading", 0, 0)
     return cluster, model_folder, tokenizer
 
 

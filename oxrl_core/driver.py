@@ -81,14 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def drive(run: RunDir, config: Config, stop: StopRequest) -> int:
     """Builds the parts, goes through the loop and leaves the final model behind."""
-    from oxrl_core.build import build_rl, build_sl
+    from oxrl_core.build import build_rl, build_sl, is_first_rank
     from oxrl_core.train.journal import Journal
     from oxrl_core.train.rl import train_rl
     from oxrl_core.train.sl import train_sl
 
     progress = Progress()
     is_rl = get_algorithm(config.algorithm.name).kind == "rl"
-    run.write_progress("starting", 0, 0)
+    if is_first_rank():
+        run.write_progress("starting", 0, 0)
     parts = build_rl(config, run, progress) if is_rl else build_sl(config, run, progress)
     try:
         stop.install()

@@ -51,7 +51,8 @@ def test_backward_is_called_in_one_place():
         for path in (ROOT / "oxrl_core").rglob("*.py")
         if ".backward(" in path.read_text() and "engine" not in path.parts
     ]
-    assert callers == ["oxrl_core/train/step.py"]
+    # The deep check of the doctor compares DeepSpeed with plain AdamW on a model of its own.
+    assert sorted(callers) == ["oxrl_core/train/deep_check.py", "oxrl_core/train/step.py"]
 
 
 def test_the_wheel_holds_recipes_models_and_topics(tmp_path):

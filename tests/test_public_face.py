@@ -97,7 +97,7 @@ def test_what_the_caller_says_wins_over_the_task() -> None:
     trainer = Trainer(model={"path": "miniature:chars", "lora": {"enabled": True}}, train={"lr": 5e-4}, reward="exact")
     config = load_config(trainer.config_for("reverse3", train={"steps": 7}, run={"name": "mine"})).config
     assert (config.train.lr, config.train.steps, config.run.name) == (5e-4, 7, "mine")
-    assert config.train.prompts_per_step == 16, "what nobody speaks about stays the task's"
+    assert config.train.prompts_per_step == 32, "what nobody speaks about stays the task's"
     assert config.reward.name == "exact"
     assert config.model.lora.enabled
 
