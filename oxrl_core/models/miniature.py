@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from oxrl_core.errors import ModelError
 
@@ -86,7 +87,7 @@ def make_miniature(name: str, folder: Path, seed: int) -> Path:
     )
     # Written beside and renamed: another rank or an earlier, killed start never leaves half a model under this name.
     unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    model.save_pretrained(unfinished)
+    _save(model, unfinished)
     tokenizer.save_pretrained(unfinished)
     try:
         unfinished.rename(folder)
@@ -99,6 +100,19 @@ def make_miniature(name: str, folder: Path, seed: int) -> Path:
                 "remove the folder or give another one",
             ) from None
     return folder
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """Writes what save_pretrained would; that one writes nothing on the ranks of torchrun other than the first."""
+    folder.mkdir(parents=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():  # a tied head has the embedding's memory, and is written once
+        if all(tensor.data_ptr() != kept.data_ptr() for kept in weights.values()):
+            weights[name] = tensor
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def shrink(architecture: dict[str, Any]) -> dict[str, Any]:

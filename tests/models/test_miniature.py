@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoTokenizer
 
 from oxrl_core.errors import ModelError
@@ -39,6 +40,19 @@ def test_equal_seeds_give_equal_weights_and_leave_the_callers_random_numbers_alo
     first, again, other = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_every_rank_of_torchrun_may_be_the_one_that_makes_it(tmp_path: Path) -> None:
+    alone = make_miniature(QWEN, tmp_path / "alone", seed=0)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        folder = make_miniature(QWEN, tmp_path / "model", seed=0)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        file.name: file.read_bytes() for file in alone.iterdir()
+    }
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_a_registry_model_keeps_its_architecture(tmp_path: Path) -> None:

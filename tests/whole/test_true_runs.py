@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from oxrl_core import api
+from oxrl_core.config.load import load_config
 from oxrl_core.rollout.recorder import read_rollouts
 from oxrl_core.runs.rundir import RunDir
 
@@ -135,14 +137,32 @@ def test_a_stopped_run_saves_leaves_no_process_and_goes_on_where_it_was(tmp_path
     assert step >= 3
 
     # The same directory again, in one process and with an end in sight.
-    text = (run.path / "config.yaml").read_text()
-    text = text.replace("steps: 100000", f"steps: {step + 2}").replace("backend: ray", "backend: local")
-    (run.path / "config.yaml").write_text(text)
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace("backend: ray", "backend: local"))
+    drive(run, step + 2)
+    assert [row["step"] for row in run.metrics()] == list(range(step + 3))
+    assert any(event["code"] == "resumed" for event in run.events())
+
+
+def drive(run: RunDir, steps: int) -> None:
+    """The driver of a run directory, in the foreground, until it has taken so many steps in all."""
+    config = run.path / "config.yaml"
+    config.write_text(re.sub(r"^  steps: \d+$", f"  steps: {steps}", config.read_text(), flags=re.MULTILINE))
     command = [sys.executable, "-m", "oxrl_core.driver", "--run-dir", str(run.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [row["step"] for row in run.metrics()] == list(range(step + 3))
-    assert any(event["code"] == "resumed" for event in run.events())
+
+
+def test_a_run_that_went_on_ends_bit_for_bit_like_one_that_was_never_interrupted(tmp_path):
+    overrides = ["run.backend=local", "rollout.engine=transformers", "train.steps=4"]
+    whole, broken = (RunDir.create(tmp_path, load_config("copy3", overrides), kind="rl") for _ in range(2))
+    drive(whole, 4)
+    drive(broken, 2)
+    drive(broken, 4)
+    weights = [(run.path / "final" / "model.safetensors").read_bytes() for run in (whole, broken)]
+    assert weights[0] == weights[1]
+    measured = [[(row["step"], row["reward/mean"]) for row in run.metrics(from_step=1)] for run in (whole, broken)]
+    assert measured[0] == measured[1]
 
 
 def test_torchrun_trains_one_model_on_two_ranks(tmp_path):
