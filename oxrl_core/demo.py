@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from oxrl_core.agent_clients import client_settings, server_command
 from oxrl_core.demo_report import (
     ASCII_BLOCKS,
-    BLOCKS,
     REWARD_AFTER_ABOVE,
     REWARD_BEFORE_BELOW,
     draw_plot,
@@ -32,9 +31,9 @@ from oxrl_core.demo_report import (
     read_metric_rows,
     save_docs,
     shown,
-    sparkline,
 )
 from oxrl_core.errors import OxrlError, RunFailure
+from oxrl_core.sparkline import BLOCKS, sparkline
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -93,6 +92,11 @@ async def connected(command: list[str], home: Path, log: TextIO) -> AsyncGenerat
 
 
 # ------------------------------------------------------------------------------------------------------ following
+def course(rewards: Sequence[float], width: int, blocks: str) -> str:
+    """The reward so far, between 0 and 1."""
+    return sparkline(rewards, width, blocks=blocks, low=0, high=1)
+
+
 class PlainView:
     """A line every few seconds: for pipes, logs and agents."""
 
@@ -108,7 +112,7 @@ class PlainView:
         if phase == self._last_phase and seconds - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line, self._last_phase = seconds, phase
-        reward = f"reward {rewards[-1]:.2f} {sparkline(rewards, 24, blocks=self._blocks)}" if rewards else ""
+        reward = f"reward {rewards[-1]:.2f} {course(rewards, 24, self._blocks)}" if rewards else ""
         step = f"step {view.get('step', 0):>3}/{view['total_steps']}" if view.get("total_steps") else ""
         line = f"  {seconds:4.0f} s  {phase:<12} {step}  {reward}"
         self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
@@ -161,7 +165,10 @@ class LiveView:
         )
         if rewards:
             drawing.add_row(
-                "reward", sparkline(rewards, self._width, blocks=self._blocks), f"{rewards[-1]:.2f}", "mean of the step"
+                "reward",
+                course(rewards, self._width, self._blocks),
+                f"{rewards[-1]:.2f}",
+                "mean of the step",
             )
         return drawing
 

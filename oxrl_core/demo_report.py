@@ -23,7 +23,6 @@ REWARD_BEFORE_BELOW = 0.35
 REWARD_AFTER_ABOVE = 0.8
 
 ENDS_OF_RUN = 10  # steps at each end over which the training reward is averaged
-BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-:=+*#"
 
 
@@ -76,16 +75,6 @@ def measure(rows: Sequence[Mapping[str, Any]], seconds: float) -> Measured:
         seconds,
         max(gaps) if gaps else None,
     )
-
-
-def sparkline(values: Sequence[float], width: int = 40, *, blocks: str = BLOCKS) -> str:
-    """The values as a line of at most `width` blocks; the lowest block is 0 and the highest 1, so lines compare."""
-    if not values:
-        return ""
-    width = min(width, len(values))
-    bins = [values[len(values) * i // width : len(values) * (i + 1) // width] for i in range(width)]
-    means = [sum(one) / len(one) for one in bins]
-    return "".join(blocks[min(len(blocks) - 1, max(0, int(value * len(blocks))))] for value in means)
 
 
 def shown(value: float | None, form: str = ".3f") -> str:

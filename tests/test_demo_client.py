@@ -12,6 +12,7 @@ from rich.console import Console
 
 from oxrl_core import demo, demo_report
 from oxrl_core.agent_clients import client_settings, server_command
+from oxrl_core.sparkline import BLOCKS
 
 ROWS = [{"step": 0, "eval/reward": 0.13, "eval/accuracy": 0.0}] + [
     {"step": step, "reward/mean": step / 100, "gap/max": 1e-6 * step} for step in range(1, 101)
@@ -59,14 +60,6 @@ def test_nothing_measured_is_no_success_and_shows_dashes() -> None:
     assert row.split()[-4:] == ["-", "│", "-", "│"]
 
 
-def test_a_sparkline_has_a_fixed_scale_and_a_bounded_width() -> None:
-    assert demo_report.sparkline([0.0, 0.5, 1.0]) == "▁▅█"
-    assert demo_report.sparkline([0.1] * 500, 20) == "▁" * 20
-    assert demo_report.sparkline([-1.0, 2.0, 0.99], blocks=demo_report.ASCII_BLOCKS) == "_##"
-    assert demo_report.sparkline([]) == ""
-    assert demo_report.sparkline([0.0] * 30 + [1.0] * 30, 2) == "▁█"
-
-
 def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
     console = Console(file=io.StringIO(), width=80)
     demo_report.print_table(console, measured(0.13, 0.97), "Ray + DeepSpeed (ZeRO 2) + vLLM sampler")
@@ -77,7 +70,7 @@ def test_the_table_fits_a_terminal_of_eighty_columns() -> None:
 
 def test_plain_lines_come_with_a_new_phase_and_otherwise_every_few_seconds() -> None:
     console = Console(file=io.StringIO(), width=80)
-    view = demo.PlainView(console, demo_report.BLOCKS)
+    view = demo.PlainView(console, BLOCKS)
     for second in range(12):
         view.show(
             {"phase": "starting" if second < 2 else "training", "step": second, "total_steps": 250},
@@ -92,7 +85,7 @@ def test_plain_lines_come_with_a_new_phase_and_otherwise_every_few_seconds() -> 
 def screen_of(view: dict[str, object], rewards: list[float]) -> list[str]:
     """The lines that the live view leaves on a terminal of 80 columns."""
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True, legacy_windows=False)
-    live = demo.LiveView(console, demo_report.BLOCKS)
+    live = demo.LiveView(console, BLOCKS)
     live.show(view, rewards, 50.0)
     live.close()
     plain = Console(file=io.StringIO(), width=400)

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from oxrl_core.cli.text import cell_text, command_after, duration, filled_columns, is_filled, number, sparkline
+from oxrl_core.cli.text import cell_text, command_after, duration, filled_columns, is_filled, number
+from oxrl_core.sparkline import sparkline
 
 if TYPE_CHECKING:
     from oxrl_core.cli.results import Catalogue, FieldList

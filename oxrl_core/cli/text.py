@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-SPARKS = "▁▂▃▄▅▆▇█"
 IDENTIFIERS = ("run_id", "name", "key", "path", "code")  # what `quiet` shows of a thing: the first that it has
 LIST_FIELDS = ("runs", "items", "rows", "entries", "fields", "lines")
 
@@ -49,21 +47,6 @@ def duration(seconds: float | None) -> str:
             rest = whole % size // smaller
             return f"{whole // size} {unit}" + (f" {rest} {small}" if rest else "")
     return f"{whole} s"
-
-
-def sparkline(values: Sequence[float | None], width: int = 32) -> str:
-    """The course of a metric in one line; neighbours are averaged where there are more values than columns."""
-    numbers = [value for value in values if value is not None and value == value]
-    if not numbers:
-        return ""
-    if len(numbers) > width:
-        edges = [index * len(numbers) // width for index in range(width + 1)]
-        parts = [numbers[start:end] for start, end in itertools.pairwise(edges)]
-        numbers = [sum(part) / len(part) for part in parts]
-    low, high = min(numbers), max(numbers)
-    if high == low:
-        return SPARKS[3] * len(numbers)
-    return "".join(SPARKS[min(7, int((value - low) / (high - low) * 8))] for value in numbers)
 
 
 def identifiers(value: Any) -> list[str]:

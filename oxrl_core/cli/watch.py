@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from oxrl_core import api
 from oxrl_core.cli.render import Format, Output, is_terminal
 from oxrl_core.cli.tables import STATE_STYLES
-from oxrl_core.cli.text import duration, number, sparkline
+from oxrl_core.cli.text import duration, number
+from oxrl_core.sparkline import sparkline
 
 if TYPE_CHECKING:
     from oxrl_core.runs.views import Alert, RunView

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oxrl_core.cli.tables import drawn, styled
-from oxrl_core.cli.text import agent_text, duration, identifiers, number, sparkline
+from oxrl_core.cli.text import agent_text, duration, identifiers, number
 
 
 @pytest.mark.parametrize(
@@ -35,22 +35,6 @@ def test_numbers_have_four_digits_and_no_trailing_zeros() -> None:
     assert [number(value) for value in (0.5, 1e-6, 123456.0, 3, True, None, "x")] == [
         "0.5", "1e-06", "1.235e+05", "3", "yes", "-", "x",
     ]  # fmt: skip
-
-
-def test_a_sparkline_rises_with_its_values() -> None:
-    assert sparkline([0.0, 1.0]) == "▁█"
-    assert sparkline([float(i) for i in range(8)]) == "▁▂▃▄▅▆▇█"
-    assert sparkline([0.5, 0.5]) == "▄▄"
-    assert sparkline([]) == ""
-    assert sparkline([None, float("nan"), 1.0, 2.0]) == "▁█"
-
-
-def test_a_long_sparkline_is_averaged_into_its_width() -> None:
-    line = sparkline([float(i) for i in range(1000)], width=10)
-    assert len(line) == 10
-    assert line[0] == "▁"
-    assert line[-1] == "█"
-    assert list(line) == sorted(line)
 
 
 def test_agent_text_leaves_out_what_is_empty_and_keeps_prose_apart() -> None:

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from mcp_server.server import build_server
 from oxrl_core import demo
-from oxrl_core.demo_report import BLOCKS
 from oxrl_core.errors import OxrlError, RunFailure
 from oxrl_core.runs.rundir import RunDir
+from oxrl_core.sparkline import BLOCKS
 
 Start = Callable[..., RunDir]
 Step = Callable[[demo.AgentClient, asyncio.Event], Awaitable[Any]]
