@@ -36,6 +36,19 @@ def oxrl_home_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     return home
 
 
+@pytest.fixture(autouse=True)
+def no_rank_is_left_behind() -> Iterator[None]:
+    """A test that made this process a rank must not make the processes of the next one think that torchrun did."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray on this machine for all tests that need actors: each start costs seconds."""

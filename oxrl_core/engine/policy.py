@@ -292,7 +292,8 @@ def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.devi
     """This rank's device, once all ranks have met; gloo on CPUs, nccl on GPUs, every collective with the deadline."""
     use_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
+    if world_size > 1:  # a process that is alone must not look like a rank of torchrun to the children that it starts
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     if not use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
