@@ -4,7 +4,7 @@ RUN := ./bootstrap.sh
 demo: ## Launch a real RL run through the MCP server and watch it learn (2 to 4 minutes on 2 cores)
 	$(RUN) python -m oxrl_core.demo
 
-test: ## All tests, on the real Ray, DeepSpeed and vLLM (about 15 minutes on 2 cores)
+test: ## All tests, on the real Ray, DeepSpeed and vLLM (about 17 minutes on 2 cores)
 	$(RUN) python -m pytest
 
 check: ## Lint, types, layers, generated docs
