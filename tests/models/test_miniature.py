@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoTokenizer
 
 from oxrl_core.errors import ModelError
@@ -44,11 +45,16 @@ def test_equal_seeds_give_equal_weights_and_leave_the_callers_random_numbers_alo
 
 def test_every_rank_of_torchrun_may_be_the_one_that_makes_it(tmp_path: Path) -> None:
     alone = make_miniature(QWEN, tmp_path / "alone", seed=0)
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
-    try:
-        folder = make_miniature(QWEN, tmp_path / "model", seed=0)
-    finally:
-        torch.distributed.destroy_process_group()
+    folder = tmp_path / "model"
+    # In a process of its own: a process has one process group, and other tests in this one have made theirs.
+    program = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from torch.testing._internal.distributed.fake_pg import FakeStore\n"
+        "from oxrl_core.models.miniature import make_miniature\n"
+        "torch.distributed.init_process_group('fake', store=FakeStore(), rank=1, world_size=2)\n"
+        "make_miniature(sys.argv[1], Path(sys.argv[2]), seed=0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, QWEN, str(folder)], check=True, timeout=120)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         file.name: file.read_bytes() for file in alone.iterdir()
     }
