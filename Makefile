@@ -14,10 +14,15 @@ check: ## Lint, types, layers, generated docs
 	$(RUN) lint-imports --no-logo
 	$(RUN) python scripts/config_docs.py --check
 	$(RUN) python scripts/mcp_docs.py --check
+	$(RUN) python scripts/parity_docs.py --check
 
 docs: ## Generate the docs that `make check` compares
 	$(RUN) python scripts/config_docs.py
 	$(RUN) python scripts/mcp_docs.py
+	$(RUN) python scripts/parity_docs.py
+
+parity: ## Measure every loss against TRL and the papers' formulas, write docs/algorithms.md (about 2 minutes)
+	$(RUN) python scripts/parity_docs.py --measure
 
 format: ## Format and fix what can be fixed without thinking
 	$(RUN) ruff check --fix .
@@ -32,4 +37,4 @@ clean: ## Remove the environment and caches; runs are kept
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-.PHONY: demo test check docs format doctor clean help
+.PHONY: demo test check docs parity format doctor clean help

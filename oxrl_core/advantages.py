@@ -1,17 +1,25 @@
-"""Rewards of one prompt's group of completions become advantages. Plain floats: a group is a few dozen numbers.
+"""Rewards become advantages: of one prompt's group of completions, or of every token of a step.
 
-A completion without a verdict (its reward is NaN: the reward raised or ran out of time) says nothing about the policy:
-it is left out of the group's statistics and its advantage is 0.
+A group is a few dozen plain floats. A completion without a verdict (its reward is NaN: the reward raised or ran out of
+time) says nothing about the policy: it is left out of the group's statistics and its advantage is 0.
+
+Tokens are (B, T) tensors with a mask. What is masked inside a completion (an observation, the answer of a tool) is not
+the policy's: it takes no time, so that what comes after it counts for the tokens before it as if it were not there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from oxrl_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ZSCORE_EPSILON = 1e-4  # of TRL and most of the field; small beside the 0.1..0.5 of a 0/1 reward's deviation
+WHITEN_EPSILON = 1e-8  # of a variance: TRL, verl and OpenRLHF
 
 
 def group_centered(rewards_G: Sequence[float]) -> list[float]:
@@ -68,3 +76,57 @@ def _over_judged(rewards_G: Sequence[float], advantages_of: Callable[[list[float
         for index, advantage in zip(judged, advantages_of(rewards), strict=True):
             advantages_G[index] = advantage
     return advantages_G
+
+
+def discounted_returns(rewards_BT: Tensor, mask_BT: Tensor, *, gamma: float) -> Tensor:
+    """(B, T) the reward of each token plus gamma times the return of the next one; 0 outside the mask."""
+    rewards = rewards_BT.masked_fill(~mask_BT, 0.0).double()  # the rounding of a thousand float32 additions adds up
+    returns = rewards.new_zeros(rewards.shape)
+    following = rewards.new_zeros(rewards.shape[0])
+    for t in reversed(range(rewards.shape[1])):
+        here = mask_BT[:, t]
+        following = (rewards[:, t] + gamma * following).where(here, following)
+        returns[:, t] = following.where(here, 0.0)
+    return returns.to(rewards_BT.dtype)
+
+
+def gae(
+    rewards_BT: Tensor,
+    values_BT: Tensor,
+    last_values_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantages (arXiv:1506.02438, eq. 16) and the returns for the critic to predict, both (B, T).
+
+    `last_values_B` is the value of the state after the last token: 0 where the completion ended, the critic's value
+    where it was cut off. Returns are advantages plus values, so whiten the advantages afterwards. 0 outside the mask.
+    """
+    rewards = rewards_BT.masked_fill(~mask_BT, 0.0).double()
+    values = values_BT.masked_fill(~mask_BT, 0.0).double()
+    advantages = rewards.new_zeros(rewards.shape)
+    next_values = last_values_B.double()
+    following = rewards.new_zeros(rewards.shape[0])
+    for t in reversed(range(rewards.shape[1])):
+        here = mask_BT[:, t]
+        surprise = rewards[:, t] + gamma * next_values - values[:, t]
+        following = (surprise + gamma * gae_lambda * following).where(here, following)
+        next_values = values[:, t].where(here, next_values)
+        advantages[:, t] = following.where(here, 0.0)
+    returns = advantages + values
+    return advantages.to(rewards_BT.dtype), returns.to(values_BT.dtype)
+
+
+def whiten(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(x - mean) / sqrt(variance + 1e-8) over all masked items, with the unbiased variance; 0 outside the mask.
+
+    Give it the whole step: the mean of a micro-batch is another baseline. Fewer than two items, or items that are all
+    equal, say nothing: exactly 0.
+    """
+    selected = values_BT[mask_BT].double()  # a float32 sum over a million tokens would lose the small differences
+    if selected.numel() < 2 or bool(selected.min() == selected.max()):
+        return values_BT.new_zeros(values_BT.shape)
+    whitened = (values_BT.double() - selected.mean()) / (selected.var() + WHITEN_EPSILON).sqrt()
+    return whitened.masked_fill(~mask_BT, 0.0).to(values_BT.dtype)

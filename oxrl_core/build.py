@@ -7,15 +7,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from oxrl_core.advantages import ADVANTAGES
-from oxrl_core.data.render import Example, render_example, render_prompt
-from oxrl_core.data.stream import RenderedStream, RowStream
+from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
+from oxrl_core.data.examples import row_example
+from oxrl_core.data.render import pair_up, render_example, render_labeled, render_pair, render_prompt, render_text
+from oxrl_core.data.stream import RenderedStream, RowStream, rendered
 from oxrl_core.datasets.base import load_rows
 from oxrl_core.errors import DataError, MachineError
 from oxrl_core.rewards.base import Reward, get_reward
@@ -24,14 +25,23 @@ from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
 from oxrl_core.rollout.worker import window
 from oxrl_core.train.cluster import Cluster
 from oxrl_core.train.groups import WorkerGroup, start_group
-from oxrl_core.types import Progress, Prompt, Row
+from oxrl_core.train.reference_cache import ReferenceCache
+from oxrl_core.train.verdicts import judge
+from oxrl_core.types import Progress, Prompt, Rollout, Row
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config, DatasetConfig
+    from oxrl_core.rollout.scorer import Scorer
     from oxrl_core.runs.rundir import RunDir
     from oxrl_core.train.learner import Learner
 
-T = TypeVar("T")
+# What a row becomes, by what the algorithm learns from.
+RENDERERS: dict[str, Callable[..., Any]] = {
+    "examples": render_example,
+    "documents": render_text,
+    "pairs": render_pair,
+    "labeled": render_labeled,
+}
 
 
 @dataclass
@@ -43,7 +53,8 @@ class Parts:
     total_steps: int
     model_folder: Path
     cluster: Cluster | None
-    stream: RenderedStream[Any]  # of prompts or examples
+    stream: RenderedStream[Any]  # of prompts, examples, pairs or labeled rows
+    eval_examples: list[Any]  # held-out examples, pairs or labeled examples; empty where rewards are what is evaluated
 
     def is_evaluation_due(self, step: int) -> bool:
         """Every `eval_every` steps, and after the last one."""
@@ -61,7 +72,7 @@ class Parts:
 class SlParts(Parts):
     """What the supervised loop takes."""
 
-    eval_examples: list[Example]
+    prepare: Callable[[list[Any]], list[Any]]  # what the rows of one step become together
 
 
 @dataclass
@@ -71,11 +82,14 @@ class RlParts(Parts):
     sampler: Sampler
     eval_prompts: list[Prompt]
     reward: Reward
-    advantage: Callable[[Sequence[float]], list[float]]
     probe_row: list[int]
     gap_limit: float
     fingerprint_limit: float
     recent_rewards: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+
+    def judge(self, rollouts: Sequence[Rollout]) -> None:
+        """Writes a score onto each rollout, within the deadline of a step."""
+        judge(self.reward, rollouts, self.config.reward.timeout_seconds)
 
     def is_good_enough(self) -> bool:
         """Whether the mean reward of the last 10 steps has reached `train.stop_at_reward`."""
@@ -85,19 +99,38 @@ class RlParts(Parts):
     def is_evaluation_due(self, step: int) -> bool:
         return super().is_evaluation_due(step) or self.is_good_enough()
 
+    def is_sync_due(self, step: int) -> bool:
+        """Every `rollout.sync_every` steps, and after the last one: the last evaluation is of the last weights."""
+        return step % self.config.rollout.sync_every == 0 or step == self.total_steps or self.is_good_enough()
+
     def close(self) -> None:
         self.sampler.close()
+        if self.reward.service is not None:
+            self.reward.service.close()
         super().close()
 
 
 def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     """The parts of a supervised run: learner on Ray, in this process, or as one rank of torchrun."""
     cluster, model_folder, tokenizer = _foundation(config, run)
-    render = partial(render_example, tokenizer=tokenizer, data=config.data)
+    algorithm = get_algorithm(config.algorithm.name)
+    render = partial(RENDERERS[algorithm.lesson], tokenizer=tokenizer, data=config.data)
     stream = RenderedStream(_row_stream(config, progress), render)
-    total_steps = _total_steps(config, stream.rows_per_epoch, config.train.rows_per_step)
-    learner = _start_learner(config, model_folder, total_steps, cluster)
+    # A document becomes several windows: they are what an epoch has.
+    is_counted = algorithm.lesson == "documents" and config.train.steps is None
+    rows_per_epoch = stream.count_items() if is_counted else stream.rows_per_epoch
+    total_steps = _total_steps(config, rows_per_epoch, config.train.rows_per_step)
+    learner = _start_learner(config, run, model_folder, total_steps, cluster)
     learner.ready()
+    eval_examples = _held_out(config, render)
+    prepare: Callable[[list[Any]], list[Any]] = list
+    if algorithm.lesson == "labeled":
+        prepare = partial(pair_up, max_length=config.data.max_length)
+        eval_examples = prepare(eval_examples)
+    if config.algorithm.precompute_reference:
+        cache = ReferenceCache(run.path / "reference.json")
+        prepare = cache.attach
+        eval_examples = cache.fill(learner, _all_items(config, render), eval_examples)
     return SlParts(
         config=config,
         learner=learner,
@@ -105,7 +138,8 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
         model_folder=model_folder,
         cluster=cluster,
         stream=stream,
-        eval_examples=_held_out(config, render),
+        eval_examples=eval_examples,
+        prepare=prepare,
     )
 
 
@@ -116,17 +150,26 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
             "an RL run places its own workers and does not run under torchrun",
             next_step="start it once, with train.num_workers ranks on Ray (run.backend=ray)",
         )
+    reward = get_reward(config.reward.name, config.reward.params)
+    if reward.service is not None:
+        reward.service.ready()  # an endpoint that does not answer ends the run before it has cost anything
     cluster, model_folder, tokenizer = _foundation(config, run)
-    render = partial(render_prompt, tokenizer=tokenizer, data=config.data)
+    needs_completion = get_algorithm(config.algorithm.name).lesson in COMPLETION_LESSONS
+    render = partial(render_prompt, tokenizer=tokenizer, data=config.data, needs_completion=needs_completion)
     stream = RenderedStream(_row_stream(config, progress), render)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
-    learner = _start_learner(config, model_folder, total_steps, cluster)
+    learner = _start_learner(config, run, model_folder, total_steps, cluster)
     if config.rollout.colocate:
         learner.ready()  # vLLM measures the memory that is left: it must not be shrinking meanwhile
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     sampler = Sampler(_start_sampler(config, model_folder, cluster), config, decode)
+    if config.reward.name == "reward_model":
+        reward = replace(reward, service=_start_scorer(config, run, cluster))
+        reward.service.ready()
     precision = learner.ready()["precision"]
     sampler.ready()
+    is_judged = config.reward.name != "none"
+    prompts = _held_out(config, render)
     return RlParts(
         config=config,
         learner=learner,
@@ -135,13 +178,19 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
         cluster=cluster,
         sampler=sampler,
         stream=stream,
-        eval_prompts=_held_out(config, render),
-        reward=get_reward(config.reward.name),
-        advantage=ADVANTAGES[config.algorithm.advantage],
+        eval_prompts=prompts if is_judged else [],
+        eval_examples=[] if is_judged else [row_example(prompt) for prompt in prompts],
+        reward=reward,
         probe_row=probe_row(len(tokenizer), window(config, model_folder)),
-        gap_limit=config.rollout.logprob_gap_limit or GAP_LIMITS[precision],
+        gap_limit=config.rollout.logprob_gap_limit or _gap_limit(config, precision),
         fingerprint_limit=config.rollout.fingerprint_limit or FINGERPRINT_LIMITS[precision],
     )
+
+
+def _gap_limit(config: Config, precision: str) -> float:
+    """Within top_p or top_k the sampler's log-probs are those of another distribution: there is nothing to compare."""
+    is_cut = config.rollout.top_p < 1 or config.rollout.top_k > 0
+    return math.inf if is_cut else GAP_LIMITS[precision]
 
 
 def is_first_rank() -> bool:
@@ -182,18 +231,40 @@ def _model(config: Config, run: RunDir) -> tuple[Path, Any]:
     return folder, load_tokenizer(folder)
 
 
-def _start_learner(config: Config, model_folder: Path, total_steps: int, cluster: Cluster | None) -> Learner:
+def _start_learner(
+    config: Config, run: RunDir, model_folder: Path, total_steps: int, cluster: Cluster | None
+) -> Learner:
     # Not at the top: torch, which they import, is loaded while Ray starts.
-    from oxrl_core.train.learner import Learner, LearnerWorker
+    from oxrl_core.train.learner import Learner
+    from oxrl_core.train.learner_worker import LearnerWorker
     from oxrl_core.train.torchrun import TorchrunGroup
 
+    teacher = _other_model(config.algorithm.teacher, run) if config.algorithm.teacher else None
     if "RANK" in os.environ and cluster is None:  # torchrun started this process as one of its ranks
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        worker = LearnerWorker(config, model_folder, rank, world_size, total_steps)
+        worker = LearnerWorker(config, model_folder, rank, world_size, total_steps, teacher)
         return Learner(TorchrunGroup(worker, rank, world_size))
     size = config.train.num_workers
-    arguments = [(config, model_folder, rank, size, total_steps) for rank in range(size)]
+    arguments = [(config, model_folder, rank, size, total_steps, teacher) for rank in range(size)]
     return Learner(start_group(LearnerWorker, arguments, config=config, cluster=cluster, name="learner"))
+
+
+def _start_scorer(config: Config, run: RunDir, cluster: Cluster | None) -> Scorer:
+    """The reward model, in a worker of its own."""
+    from oxrl_core.rollout.scorer import RewardModelWorker, Scorer
+
+    params = get_reward(config.reward.name, config.reward.params).params
+    folder = _other_model(params["path"], run, params["revision"])
+    return Scorer(start_group(RewardModelWorker, [(config, folder)], config=config, cluster=cluster, name="scorer"))
+
+
+def _other_model(path: str, run: RunDir, revision: str | None = None) -> Path:
+    """The folder of a model beside the trained one: a teacher, a reward model."""
+    from oxrl_core.models.load import resolve_model
+
+    # A miniature among them must not take the place of the run's own.
+    beside = run.path / "models" / path.replace("/", "-").replace(":", "-")
+    return resolve_model(path, run_folder=beside, home=run.path.parent.parent, seed=0, revision=revision)
 
 
 def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None) -> WorkerGroup:
@@ -221,9 +292,15 @@ def _rows(source: DatasetConfig, seed: int) -> list[Row]:
     return rows
 
 
-def _held_out(config: Config, render: Callable[[Row], T | None]) -> list[T]:
+def _held_out(config: Config, render: Callable[[Row], Any]) -> list[Any]:
+    """What the first held-out rows become; a document may become several windows."""
     rows = [row for source in config.data.eval for row in _rows(source, config.run.seed)]
-    return [item for row in rows[: config.train.eval_rows] if (item := render(row)) is not None]
+    return rendered(rows[: config.train.eval_rows], render)
+
+
+def _all_items(config: Config, render: Callable[[Row], Any]) -> list[Any]:
+    """What all training rows become, once each."""
+    return rendered([row for source in config.data.train for row in _rows(source, config.run.seed)], render)
 
 
 def _total_steps(config: Config, rows_per_epoch: int, rows_per_step: int) -> int:

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 from oxrl_core.errors import ConfigError
 from oxrl_core.suggest import did_you_mean
 
+MANY = 20  # names in a message
+
 Entry = TypeVar("Entry")
 Function = Callable[..., Any]
 
@@ -66,8 +68,15 @@ class Catalogue(Generic[Entry]):
         raise ConfigError(
             f"there is no {self.kind} {name!r}.{did_you_mean(name, list(entries))}",
             where=f"{self.kind}.name",
-            next_step=f"take one of: {', '.join(entries)}; or your own as package.module:function",
+            next_step=f"take one of: {some_of(list(entries), self.kind)}; or your own as package.module:function",
         )
+
+
+def some_of(names: list[str], kind: str) -> str:
+    """The names, or where they are too many to read the first ones and the command that lists all."""
+    if len(names) <= MANY:
+        return ", ".join(names)
+    return f"{', '.join(names[:MANY])}, ... (`oxrl {kind}s` lists all {len(names)})"
 
 
 def load_function(path: str, kind: str) -> Function:

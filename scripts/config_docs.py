@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from oxrl_core.algorithms.base import all_algorithms  # noqa: E402  (the path comes first)
-from oxrl_core.config.dialect import DROPS, REFUSALS, RENAMES  # noqa: E402
-from oxrl_core.config.presets import LORA_LR_FACTOR, PRESETS  # noqa: E402
+from oxrl_core.config.dialect_keys import DROPS, REFUSALS, RENAMES  # noqa: E402
+from oxrl_core.config.presets import BY_LESSON, BY_SIGNALS, LORA_LR_FACTOR, PRESETS  # noqa: E402
 from oxrl_core.config.schema import Config, DatasetConfig  # noqa: E402
 from oxrl_core.config.sources import list_recipes  # noqa: E402
 
@@ -44,10 +44,33 @@ data: {train: reverse3}
 """
 
 
+LEARNS_FROM = {
+    "examples": "completions of the data",
+    "documents": "texts of the data",
+    "pairs": "pairs of the data",
+    "labeled": "labeled completions of the data",
+    "advantages": "drawn completions, judged and compared",
+    "kept": "drawn completions that are good enough",
+    "best_and_worst": "the best and the worst drawn completion",
+    "self_play": "completions of the data against drawn ones",
+    "mixed": "completions of the data and drawn ones",
+}
+LOOKS_AT = {
+    "Pairs": "pairs of the data, without a reference",
+    "ScoredPairs": "pairs of the data, as a reward model",
+    "Distributions": "completions of the data, with a teacher",
+}
+
+
 def page() -> str:
     """The whole page as Markdown."""
     parts = [HEAD, "## Recipes\n\n| Name | What |\n|---|---|\n"]
-    parts += [f"| `{recipe.name}` | {recipe.summary} |\n" for recipe in list_recipes(ROOT / "registry")]
+    recipes = list_recipes(ROOT / "registry")
+    parts += [f"| `{recipe.name}` | {recipe.summary} |\n" for recipe in recipes if not recipe.group]
+    others = ", ".join(f"`{recipe.name}`" for recipe in recipes if recipe.group)
+    parts.append(
+        f"\nAnd one for each contributed loss ([algorithms.md](algorithms.md#contributed-losses)): {others}.\n"
+    )
     for name, info in Config.model_fields.items():
         section: Any = info.annotation
         parts.append(f"\n## `{name}`\n\n{info.description}\n\n{table(section, f'{name}.')}")
@@ -123,18 +146,23 @@ def cell(text: str) -> str:
 
 def parameters() -> str:
     """What each loss takes of its own, below `algorithm:`."""
-    rows = "\n### Parameters of the losses\n\n| Algorithm | Kind | Parameters | What |\n|---|---|---|---|\n"
+    rows = (
+        "\n### Parameters of the losses\n\nThey stand below `algorithm:` beside the switches above.\n\n"
+        "| Algorithm | Learns from | Parameters | What |\n|---|---|---|---|\n"
+    )
     for name, algorithm in all_algorithms().items():
         takes = ", ".join(f"`{key}` = {plain(value)}" for key, value in algorithm.params.items()) or "none"
-        kind = "RL" if algorithm.kind == "rl" else "supervised"
-        rows += f"| `{name}` | {kind} | {takes} | {cell(algorithm.summary)} |\n"
+        rows += f"| `{name}` | {LEARNS_FROM[algorithm.lesson]} | {takes} | {cell(algorithm.summary)} |\n"
     return rows
 
 
 def presets() -> str:
     """What each preset sets, and why."""
-    text = "\n## Presets\n\nAn algorithm without a preset of its own takes `sgrpo` (RL) or `sft` (supervised).\n"
-    text += f"With LoRA the learning rate of the preset is {LORA_LR_FACTOR} times as high.\n"
+    text = "\n## Presets\n\nAn algorithm without a preset of its own takes that of its kind:\n\n"
+    text += "| Learns from | Preset |\n|---|---|\n"
+    text += "".join(f"| {LEARNS_FROM[lesson]} | `{preset.name}` |\n" for lesson, preset in BY_LESSON.items())
+    text += "".join(f"| {LOOKS_AT[signals]} | `{preset.name}` |\n" for signals, preset in BY_SIGNALS.items())
+    text += f"\nWith LoRA the learning rate of the preset is {LORA_LR_FACTOR} times as high.\n"
     for name, preset in PRESETS.items():
         text += f"\n### `{name}`\n\n| Key | Value | Why |\n|---|---|---|\n"
         text += "".join(f"| `{c.key}` | `{plain(c.value)}` | {cell(c.reason)} |\n" for c in preset.choices)

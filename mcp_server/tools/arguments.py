@@ -35,15 +35,16 @@ def recipe_or_yaml(config: str) -> str:
     """The argument itself, once it is known to be a recipe's name or YAML text and not a path of this machine."""
     if "\n" in config or ": " in config or config.lstrip().startswith("{"):
         return config
-    from oxrl_core.config.sources import list_recipes
+    from oxrl_core.config.sources import list_recipes, main_names
     from oxrl_core.suggest import did_you_mean
 
-    names = [recipe.name for recipe in list_recipes()]
+    recipes = list_recipes()
+    names = [recipe.name for recipe in recipes]
     if config in names:
         return config
     shown = config[:80]
     raise NotFoundError(
         f"there is no recipe {shown!r}.{did_you_mean(shown, names)}",
         "config",
-        f"pass one of: {', '.join(names)}; or a whole configuration as YAML text (a path is not accepted here)",
+        f"pass one of: {', '.join(main_names(recipes))} (list_registry with a query finds the others); or a whole configuration as YAML text (a path is not accepted here)",
     )

@@ -38,10 +38,20 @@ def list_registry(
     limit: Annotated[int, Field(description="Most items", ge=1, le=200)] = 50,
 ) -> RegistryList:
     """What oxRL ships, one line each: recipes (ready configurations), algorithms with their parameters, datasets,
-    reward functions. The names are used in configurations and overrides."""
+    reward functions. The names are used in configurations and overrides. Every algorithm has a recipe of its name; the
+    less common ones (contrib) are listed where a query finds them."""
     items = _registry_items(kind)
+    hidden = set[str]() if query else _contributed()
     kept = [item for item in items if query.lower() in f"{item.name} {item.summary}".lower()]
+    kept = [item for item in kept if item.name not in hidden]
     return RegistryList(kind=kind, items=kept[:limit], total=len(items))
+
+
+def _contributed() -> set[str]:
+    """Algorithms, and the recipes of their names, that are too many to be listed without being asked for."""
+    from oxrl_core.config.sources import list_recipes
+
+    return {recipe.name for recipe in list_recipes() if recipe.group}
 
 
 def _registry_items(kind: Kind) -> list[RegistryItem]:
@@ -70,7 +80,10 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
         ]
     from oxrl_core.rewards.base import all_rewards
 
-    return [RegistryItem(name=one.name, summary=one.summary) for _, one in sorted(all_rewards().items())]
+    return [
+        RegistryItem(name=one.name, summary=one.summary, takes=one.parameters.shown())
+        for _, one in sorted(all_rewards().items())
+    ]
 
 
 @tool(title="Validate a configuration", hints=READ, ask_less="leave show_yaml off", core=True)

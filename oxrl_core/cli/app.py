@@ -25,6 +25,7 @@ app = typer.Typer(
 run_app = typer.Typer(help="Runs: launch, watch, read, stop.", no_args_is_help=True, rich_markup_mode=None)
 config_app = typer.Typer(help="Configurations: check, explain, describe.", no_args_is_help=True, rich_markup_mode=None)
 examples_app = typer.Typer(help="Recipes to start from.", rich_markup_mode=None, invoke_without_command=True)
+bench_app = typer.Typer(help="Measurements of oxRL itself.", no_args_is_help=True, rich_markup_mode=None)
 mcp_app = typer.Typer(help="The MCP server for AI agents.", no_args_is_help=True, rich_markup_mode=None)
 
 ConfigArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe (oxrl examples).")]
@@ -286,6 +287,31 @@ def doctor(
         raise typer.Exit(1)
 
 
+# ---------------------------------------------------------------- bench
+
+
+@command(bench_app, "learn")
+def bench_learn(
+    out: Output,
+    algorithms: Annotated[list[str] | None, typer.Argument(help="Algorithms; none: the 18 that must learn.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with seeds 0, 1, ...")] = 3,
+    flip: Annotated[bool, typer.Option("--flip", help="Turn the sign of every loss: nothing may learn then.")] = False,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds that one run may take, with its start-up.")] = 600,
+) -> None:
+    """Train with every algorithm on this machine's CPU and measure whether what it promises got better.
+
+    Exit code 1 where one did not improve by more than 3 standard errors, or with --flip where one improved.
+    """
+    from oxrl_core.cli.bench import run_bench
+    from oxrl_core.cli.tables import draw_learning
+
+    report = run_bench(algorithms or [], seeds=seeds, flip=flip, deadline_seconds=deadline, tell=out.note)
+    shown = report if out.format is Format.json else report.model_copy(update={"outcomes": []})
+    out.show(shown, draw_learning)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
 # ---------------------------------------------------------------- catalogues
 
 
@@ -316,20 +342,29 @@ def datasets(out: Output) -> None:
     out.show(list_datasets(), draw_catalogue)
 
 
+AllOption = Annotated[bool, typer.Option("--all", help="Also the recipes of the contributed losses.")]
+
+
 @examples_app.callback()
-def examples(context: typer.Context, output_format: FormatOption = Format.auto, as_json: JsonOption = False) -> None:
+def examples(
+    context: typer.Context,
+    show_all: AllOption = False,
+    output_format: FormatOption = Format.auto,
+    as_json: JsonOption = False,
+) -> None:
     """Recipes to start from (default: list)."""
     if context.invoked_subcommand is None:
-        app(["examples", "list", "--format", "json" if as_json else output_format], prog_name="oxrl")
+        options = ["--all"] if show_all else []
+        app(["examples", "list", *options, "--format", "json" if as_json else output_format], prog_name="oxrl")
 
 
 @command(examples_app, "list")
-def examples_list(out: Output) -> None:
+def examples_list(out: Output, show_all: AllOption = False) -> None:
     """Recipes with what they do."""
     from oxrl_core.cli.catalogues import list_examples
     from oxrl_core.cli.tables import draw_catalogue
 
-    out.show(list_examples(), draw_catalogue)
+    out.show(list_examples(with_others=show_all), draw_catalogue)
 
 
 @command(examples_app, "show")
@@ -383,4 +418,5 @@ def mcp_config(
 app.add_typer(run_app, name="run")
 app.add_typer(config_app, name="config")
 app.add_typer(examples_app, name="examples")
+app.add_typer(bench_app, name="bench")
 app.add_typer(mcp_app, name="mcp")

@@ -34,7 +34,10 @@ def list_rewards() -> Catalogue:
     """Every built-in reward."""
     from oxrl_core.rewards.base import all_rewards
 
-    entries = [Entry(name=name, summary=entry.summary) for name, entry in all_rewards().items()]
+    entries = [
+        Entry(name=name, summary=entry.summary, params=dict(entry.parameters.shown()))
+        for name, entry in all_rewards().items()
+    ]
     return Catalogue(entries=entries, next="your own: reward: {name: package.module:function}")
 
 
@@ -48,12 +51,16 @@ def list_datasets() -> Catalogue:
     return Catalogue(entries=entries, next="your own: data: {train: rows.jsonl} (also .json .csv .parquet, hub:<id>)")
 
 
-def list_examples() -> Catalogue:
-    """Every recipe of the registry."""
+def list_examples(*, with_others: bool = False) -> Catalogue:
+    """The main recipes of the registry, or every one."""
     from oxrl_core.config.sources import list_recipes
 
-    entries = [Entry(name=recipe.name, summary=recipe.summary, path=str(recipe.path)) for recipe in list_recipes()]
-    return Catalogue(entries=entries, next="oxrl examples show NAME, oxrl train NAME, oxrl examples copy NAME")
+    recipes = list_recipes()
+    shown = [recipe for recipe in recipes if with_others or not recipe.group]
+    entries = [Entry(name=recipe.name, summary=recipe.summary, path=str(recipe.path)) for recipe in shown]
+    uses = "oxrl examples show NAME, oxrl train NAME, oxrl examples copy NAME"
+    rest = len(recipes) - len(shown)
+    return Catalogue(entries=entries, next=f"{uses}; {rest} more: oxrl examples --all" if rest else uses)
 
 
 def find_example(name: str) -> Path:
@@ -62,7 +69,7 @@ def find_example(name: str) -> Path:
 
     paths = {recipe.name: Path(recipe.path) for recipe in list_recipes()}
     if name not in paths:
-        raise NotFoundError(f"there is no recipe {name!r}.{did_you_mean(name, paths)}", next_step="oxrl examples list")
+        raise NotFoundError(f"there is no recipe {name!r}.{did_you_mean(name, paths)}", next_step="oxrl examples --all")
     return paths[name]
 
 

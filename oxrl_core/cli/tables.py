@@ -13,6 +13,7 @@ from oxrl_core.cli.text import cell_text, command_after, duration, filled_column
 from oxrl_core.sparkline import sparkline
 
 if TYPE_CHECKING:
+    from oxrl_core.cli.bench import LearnReport
     from oxrl_core.cli.results import Catalogue, FieldList
     from oxrl_core.config.explain import Explanation
     from oxrl_core.runs.views import ConfigReport, EnvironmentReport, LaunchResult, MetricsView, RunList, RunView
@@ -303,3 +304,35 @@ def draw_fields(view: FieldList) -> Iterable[Any]:
     for field in view.fields:
         made.add_row(styled(field.key, "bold"), styled(field.default), styled(f"{field.description} ({field.type})"))
     yield made
+
+
+def draw_learning(report: LearnReport) -> Iterable[Any]:
+    """What every algorithm made better: before, after, the improvement in standard errors, and the verdict."""
+    numbers = ("before", "after", "error", "s.e.", "cpu s")
+    made = table("algorithm", "measure", *numbers, "learned", right=numbers, narrow=("algorithm", *numbers, "learned"))
+    for row in report.rows:
+        right = row.learned != report.flipped
+        made.add_row(
+            styled(row.algorithm, "bold"),
+            styled(row.measure),
+            *(styled(short(value)) for value in (row.before, row.after, row.standard_error, row.standard_errors)),
+            f"{row.cpu_seconds:.0f}",
+            styled(("yes" if row.learned else "no") + ("" if right else " !"), "green" if right else "bold red"),
+        )
+    yield made
+    yield styled("error: standard error of the mean improvement; s.e.: the improvement in such errors", "dim")
+    for note in dict.fromkeys(f"{row.algorithm}: {row.note}" for row in report.rows if row.note):
+        yield styled(note, "yellow")
+    wrong = len({row.algorithm for row in report.rows if row.learned == report.flipped})
+    if report.ok:
+        done = "Nothing learns with its loss turned round." if report.flipped else "Every algorithm learns."
+        yield styled(done, "bold green")
+    elif report.flipped:
+        yield styled(f"{wrong} algorithm(s) seem to learn with their loss turned round, or failed.", "bold red")
+    else:
+        yield styled(f"{wrong} algorithm(s) did not learn.", "bold red")
+
+
+def short(value: float | None) -> str:
+    """A measured value in five characters or so, or a dash."""
+    return "-" if value is None else f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"

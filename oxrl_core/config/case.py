@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from oxrl_core.algorithms.base import get_algorithm
+from oxrl_core.config.beside import models_beside
 from oxrl_core.config.machine import Machine
 from oxrl_core.config.requirements import Problem
 from oxrl_core.config.schema import Config
@@ -20,9 +21,12 @@ class Case:
         self.machine = machine
         self.problems: list[Problem] = []
         self.downloads: list[str] = []
-        self.kind = get_algorithm(config.algorithm.name).kind
+        self.algorithm = get_algorithm(config.algorithm.name)
+        self.kind = self.algorithm.kind
+        self.beside = models_beside(config, self.algorithm)
         self.on_cluster = config.run.backend == "ray" and config.run.ray_address is not None
         self.num_samplers = config.rollout.num_workers if self.kind == "rl" else 0
+        self.num_scorers = 1 if self.beside.reward_model else 0
 
     def error(self, code: str, where: str, what: str, next_step: str) -> None:
         self.problems.append(Problem(code=code, where=where, what=what, next=next_step))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from oxrl_core.config.case import Case
 from oxrl_core.config.check_data import check_lengths, look_at_data
-from oxrl_core.config.check_model import look_at_model
+from oxrl_core.config.check_model import look_at_model, look_at_models_beside
 from oxrl_core.config.check_sizes import check_disk, check_memory
-from oxrl_core.config.explain import planned_steps
+from oxrl_core.config.explain import planned_steps, updates_of
 from oxrl_core.config.machine import Machine, this_machine
 from oxrl_core.config.requirements import Requirements
 from oxrl_core.config.rules import find_contradictions
@@ -36,16 +36,17 @@ def check_config(config: Config, *, home: Path, machine: Machine | None = None) 
     ports = _ports(case)
     _reward(case)
     model = look_at_model(case)
+    beside = look_at_models_beside(case, model)
     data = look_at_data(case)
     check_lengths(case, model, data)
     steps = planned_steps(case.config, data.num_rows)
     _warmup(case, steps)
-    memory, gpu_memory = check_memory(case, model, gpus)
-    disk = check_disk(case, model, steps)
+    memory, gpu_memory = check_memory(case, model, beside, gpus)
+    disk = check_disk(case, model, beside, steps)
     case.problems.sort(key=lambda problem: problem.severity)  # stable: errors before warnings
     return Requirements(
         gpus=gpus,
-        cpu_workers=case.config.train.num_workers + case.num_samplers,
+        cpu_workers=case.config.train.num_workers + case.num_samplers + case.num_scorers,
         memory_gib=round(memory, 1),
         gpu_memory_gib=round(gpu_memory, 1),
         disk_gib=round(disk, 2),
@@ -84,7 +85,7 @@ def _gpus(case: Case) -> int:
                 f"asks for GPUs; this machine has 0 GPUs and {case.machine.cpus} CPU cores",
                 "take these settings back to train on the CPU, or name a cluster with GPUs in run.ray_address",
             )
-        workers = learners + samplers
+        workers = learners + samplers + case.num_scorers
         if workers > MAX_WORKERS_PER_CORE * case.machine.cpus:
             case.error(
                 "MachineError",
@@ -172,23 +173,28 @@ def _ports(case: Case) -> list[str]:
 
 
 def _reward(case: Case) -> None:
+    """Whether the reward exists, takes its parameters, and can work here (a judge without its key cannot)."""
     if case.kind != "rl":
         return
     from oxrl_core.rewards.base import get_reward
 
     try:
-        get_reward(case.config.reward.name)
+        reward = get_reward(case.config.reward.name, case.config.reward.params)
+        if reward.service is not None:
+            reward.service.ready()
+            reward.service.close()
     except OxrlError as error:
         case.caught(error, "reward.name")
 
 
 def _warmup(case: Case, steps: int | None) -> None:
     train = case.config.train
-    if steps is not None and train.warmup_steps > steps * train.updates_per_step:
+    updates = steps and steps * updates_of(case.config)
+    if updates is not None and train.warmup_steps > updates:
         case.warning(
             "warm-up",
             "train.warmup_steps",
-            f"the run ends after {steps * train.updates_per_step} updates, within its warm-up of "
+            f"the run ends after {updates} updates, within its warm-up of "
             f"{train.warmup_steps}: the learning rate never reaches train.lr",
             "lower train.warmup_steps, unless this is a short trial",
         )

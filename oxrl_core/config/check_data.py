@@ -1,4 +1,4 @@
-"""Whether the data is there, holds what this kind of training looks at, and fits into config and model."""
+"""Whether the data is there, holds what the algorithm learns from, and fits into config and model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+from oxrl_core.algorithms.base import COMPLETION_LESSONS, JUDGED_LESSONS
 from oxrl_core.config.case import Case
 from oxrl_core.config.check_model import ModelFacts
 from oxrl_core.config.machine import is_offline
@@ -19,6 +20,11 @@ from oxrl_core.types import Row
 BIG_FILE_BYTES = 256 * 1024**2  # above it only the first rows of a file are read
 FIRST_ROWS = 1000
 MAX_TOKENIZED_ROWS = 2000
+COLUMNS_OF_LESSON: dict[str, tuple[str, ...]] = {
+    "pairs": ("chosen", "rejected"),
+    "labeled": ("completion", "label"),
+    **dict.fromkeys(COMPLETION_LESSONS, ("completion",)),
+}
 
 
 @dataclass
@@ -44,13 +50,14 @@ def look_at_data(case: Case) -> DataFacts:
     data.num_rows = sum(known) if len(known) == len(counts) else None
     _columns(case, data.train, "data.train")
     _columns(case, data.eval, "data.eval")
-    held_out = {_text(row["prompt"]) for row in data.eval}
-    shared = held_out & {_text(row["prompt"]) for row in data.train}
+    held_out = {_opening(row) for row in data.eval}
+    shared = held_out & {_opening(row) for row in data.train}
     if shared:
+        what = "prompts" if "prompt" in data.eval[0] else "texts"
         case.warning(
             "leak",
             "data.eval",
-            f"{len(shared)} of {len(held_out)} held-out prompts are also training prompts",
+            f"{len(shared)} of {len(held_out)} held-out {what} are also training {what}",
             "choose another split or file, else the evaluation measures memory",
         )
     return data
@@ -88,53 +95,109 @@ def _rows(case: Case, source: DatasetConfig, where: str) -> tuple[list[Row], int
 
 
 def _columns(case: Case, rows: Sequence[Row], where: str) -> None:
-    """Whether the rows hold what this kind of training looks at."""
+    """Whether the rows hold what the algorithm learns from."""
     if not rows:
         return
-    if case.kind == "sl":
-        lacking = [row["id"] for row in rows if not row.get("completion")]
-        if lacking:
-            case.error(
-                "DataError",
-                where,
-                f"{len(lacking)} of {len(rows)} rows have no completion to learn from, first {lacking[0]}",
-                "name its column in completion_column, or remove these rows",
-            )
-    elif not any(row.get("answer") for row in rows):
-        is_own = ":" in case.config.reward.name  # it may need no reference
-        (case.warning if is_own else case.error)(
+    lesson = case.algorithm.lesson
+    if lesson == "documents":
+        lacking = [row for row in rows if "text" not in row and not ("prompt" in row and row.get("completion"))]
+        _lacking(case, where, lacking, len(rows), "text to learn from", "text_column")
+        return
+    _lacking(case, where, [row for row in rows if "prompt" not in row], len(rows), "prompt", "prompt_column")
+    for key in COLUMNS_OF_LESSON.get(lesson, ()):
+        what = key if key in ("label", "completion") else f"{key} completion"
+        lacking = [row for row in rows if row.get(key) in (None, "")]
+        _lacking(case, where, lacking, len(rows), f"{what} to learn from", f"{key}_column")
+    if lesson == "pairs":
+        _differences(case, rows, where)
+    if lesson == "labeled" and where == "data.train":
+        _both_labels(case, rows, where)
+    if lesson in JUDGED_LESSONS:
+        _answers(case, rows, where)
+
+
+def _lacking(case: Case, where: str, lacking: Sequence[Row], num_rows: int, what: str, key: str) -> None:
+    if lacking:
+        case.error(
             "DataError",
             where,
-            f"no row has a reference answer for the reward '{case.config.reward.name}' to compare with",
-            "name its column in answer_column" + (", unless the reward needs none" if is_own else ""),
+            f"{len(lacking)} of {num_rows} rows have no {what}, first {lacking[0]['id']}",
+            f"name its column in {key}, or remove these rows",
         )
+
+
+def _differences(case: Case, rows: Sequence[Row], where: str) -> None:
+    """A pair whose two completions are the same teaches nothing."""
+    same = [row for row in rows if row.get("chosen") and row["chosen"] == row.get("rejected")]
+    if same:
+        is_error = case.config.data.overlong == "error" or len(same) == len(rows)
+        (case.error if is_error else case.warning)(
+            "DataError",
+            where,
+            f"in {len(same)} of {len(rows)} rows the chosen completion is the rejected one, first {same[0]['id']}"
+            + ("" if is_error else "; they are dropped"),
+            "remove these rows, or check chosen_column and rejected_column",
+        )
+
+
+def _both_labels(case: Case, rows: Sequence[Row], where: str) -> None:
+    labels = {row["label"] for row in rows if "label" in row}
+    if len(labels) == 1:
+        case.warning(
+            "labels",
+            where,
+            f"all completions are {'desirable' if True in labels else 'undesirable'}: there is nothing to tell apart",
+            "add rows of the other kind, or check label_column",
+        )
+
+
+def _answers(case: Case, rows: Sequence[Row], where: str) -> None:
+    """Whether the reward finds something to compare with."""
+    from oxrl_core.rewards.base import all_rewards
+
+    name = case.config.reward.name
+    is_own = ":" in name  # it may need no reference
+    known = all_rewards().get(name)
+    if any(row.get("answer") for row in rows) or not (is_own or (known is not None and known.needs_answer)):
+        return
+    (case.warning if is_own else case.error)(
+        "DataError",
+        where,
+        f"no row has a reference answer for the reward '{name}' to compare with",
+        "name its column in answer_column" + (", unless the reward needs none" if is_own else ""),
+    )
 
 
 def check_lengths(case: Case, model: ModelFacts, data: DataFacts) -> None:
     """Whether prompts and examples fit into the limits of the config and of the model."""
-    if case.kind == "rl":
-        most = case.config.rollout.max_completion_tokens
-        if model.context is not None and most >= model.context:
-            case.error(
-                "ConfigError",
-                "rollout.max_completion_tokens",
-                f"a completion of {most} tokens leaves a prompt no room: the model reads {model.context} tokens",
-                f"set it well below {model.context}",
-            )
-            return
-        _fit(case, data.train, "data.train", model, "data.max_prompt_tokens", case.config.data.max_prompt_tokens, most)
-        _fit(case, data.eval, "data.eval", model, "data.max_prompt_tokens", case.config.data.max_prompt_tokens, most)
-    else:
-        _fit(case, data.train, "data.train", model, "data.max_length", case.config.data.max_length, 0)
-        _fit(case, data.eval, "data.eval", model, "data.max_length", case.config.data.max_length, 0)
+    room = case.config.rollout.max_completion_tokens if case.kind == "rl" else 0
+    if room and model.context is not None and room >= model.context:
+        case.error(
+            "ConfigError",
+            "rollout.max_completion_tokens",
+            f"a completion of {room} tokens leaves a prompt no room: the model reads {model.context} tokens",
+            f"set it well below {model.context}",
+        )
+        return
+    for rows, where in ((data.train, "data.train"), (data.eval, "data.eval")):
+        if case.kind == "rl":
+            limit = case.config.data.max_prompt_tokens
+            _fit(case, rows, where, model, "prompts", "data.max_prompt_tokens", limit, room)
+        if case.kind == "sl" or case.algorithm.lesson in COMPLETION_LESSONS:
+            what = {"pairs": "pairs", "documents": "texts"}.get(case.algorithm.lesson, "examples")
+            _fit(case, rows, where, model, what, "data.max_length", case.config.data.max_length, 0)
 
 
-def _fit(case: Case, rows: Sequence[Row], where: str, model: ModelFacts, key: str, limit: int, room: int) -> None:
+def _fit(
+    case: Case, rows: Sequence[Row], where: str, model: ModelFacts, what: str, key: str, limit: int, room: int
+) -> None:
     count = model.least_tokens
     if count is None or not rows:
         return
-    what = "prompts" if case.kind == "rl" else "examples"
-    sizes = _token_counts(rows, case.kind, count, limit, (model.context or limit) - room)
+    texts = [_content(row, what) for row in rows]
+    sizes = _token_counts(texts, count, limit, (model.context or limit) - room)
+    if what == "texts":
+        sizes = [min(size, limit) for size in sizes]  # a longer one becomes several windows
     long = [size for size in sizes if size > limit]
     is_error = bool(long) and (case.config.data.overlong == "error" or len(long) == len(rows))
     if long:
@@ -150,7 +213,7 @@ def _fit(case: Case, rows: Sequence[Row], where: str, model: ModelFacts, key: st
         case.error(
             "ConfigError",
             where,
-            f"a {what[:-1]} of {max(kept)} tokens"
+            f"{'an' if what == 'examples' else 'a'} {what[:-1]} of {max(kept)} tokens"
             + (f" and a completion of {room}" if room else "")
             + f" do not fit into the model, which reads {model.context} tokens",
             f"set {key} to at most {max(1, model.context - room)}"
@@ -158,12 +221,11 @@ def _fit(case: Case, rows: Sequence[Row], where: str, model: ModelFacts, key: st
         )
 
 
-def _token_counts(rows: Sequence[Row], kind: str, count: Callable[[str], int], limit: int, fits: int) -> list[int]:
-    """At least so many tokens has each row; only texts that could be too long are tokenized."""
+def _token_counts(texts: Sequence[str], count: Callable[[str], int], limit: int, fits: int) -> list[int]:
+    """At least so many tokens has each text; only those that could be too long are tokenized."""
     sizes: list[int] = []
     tokenized = 0
-    for row in rows:
-        text = _text(row["prompt"]) + (str(row.get("completion") or "") if kind == "sl" else "")
+    for text in texts:
         if len(text.encode()) <= min(limit, fits):  # a token is at least one byte
             sizes.append(0)
             continue
@@ -172,8 +234,19 @@ def _token_counts(rows: Sequence[Row], kind: str, count: Callable[[str], int], l
     return sizes
 
 
-def _text(prompt: object) -> str:
+def _opening(row: Row) -> str:
+    """The text of the prompt, or of a row that is nothing but text."""
+    prompt: object = row.get("prompt", row.get("text", ""))
     if isinstance(prompt, str):
         return prompt
     messages = cast("Sequence[dict[str, str]]", prompt)
     return "\n".join(str(message.get("content", "")) for message in messages)
+
+
+def _content(row: Row, what: str) -> str:
+    """All that is read of a row at once."""
+    if what == "prompts":
+        return _opening(row)
+    if what == "texts" and "text" in row:
+        return str(row["text"])
+    return _opening(row) + max((str(row.get(key) or "") for key in ("completion", "chosen", "rejected")), key=len)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -31,11 +31,37 @@ class ModelFacts:
     hidden: int | None = None
     least_tokens: Callable[[str], int] | None = None  # at least so many tokens is a text
     download_bytes: float = 0.0
+    vocabulary: dict[str, int] = field(default_factory=dict[str, int])  # empty where it is not known
 
 
 def look_at_model(case: Case) -> ModelFacts:
+    """The facts about the policy's model."""
     path = case.config.model.path
-    where = f"model.path = {path}"
+    return _look_at(case, path, f"model.path = {path}", case.config.model.revision)
+
+
+def look_at_models_beside(case: Case, policy: ModelFacts) -> dict[str, ModelFacts]:
+    """The facts about `teacher` and `reward_model`, where there are such; complains where a teacher cannot teach."""
+    found: dict[str, ModelFacts] = {}
+    if case.beside.reward_model:
+        path, revision = case.beside.reward_model, case.config.reward.params.get("revision")
+        found["reward_model"] = _look_at(case, path, f"reward.path = {path}", revision)
+    if case.beside.teacher:
+        where = f"algorithm.teacher = {case.beside.teacher}"
+        teacher = found["teacher"] = _look_at(case, case.beside.teacher, where, None)
+        if policy.vocabulary and teacher.vocabulary and policy.vocabulary != teacher.vocabulary:
+            shared = len(policy.vocabulary.items() & teacher.vocabulary.items())
+            case.error(
+                "ModelError",
+                where,
+                f"its vocabulary is not the student's: of {len(teacher.vocabulary):,} tokens {shared:,} are the same, "
+                f"the student has {len(policy.vocabulary):,}",
+                "take a teacher of the student's family, with the same tokenizer",
+            )
+    return found
+
+
+def _look_at(case: Case, path: str, where: str, revision: str | None) -> ModelFacts:
     entry = model_entry(path)
     if path == "miniature:chars":
         return ModelFacts(CHARS_PARAMETERS, CHARS_CONTEXT, 2, 128, least_tokens=len)
@@ -58,7 +84,7 @@ def look_at_model(case: Case) -> ModelFacts:
         near = did_you_mean(folder.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else ""
         case.error("ModelError", where, f"the model folder does not exist.{near}", "give a folder or a hub id")
         return ModelFacts()
-    return _hub_model(case, path, entry[1] if entry else None, where)
+    return _hub_model(case, path, entry[1] if entry else None, where, revision)
 
 
 def _model_of_run(case: Case, run_id: str, where: str) -> ModelFacts:
@@ -111,14 +137,15 @@ def _model_folder(case: Case, folder: Path, where: str) -> ModelFacts:
         layers=text.get("num_hidden_layers"),
         hidden=text.get("hidden_size"),
         least_tokens=counter,
+        vocabulary=read_vocabulary(tokenizer),
     )
 
 
-def _hub_model(case: Case, hub_id: str, entry: dict[str, Any] | None, where: str) -> ModelFacts:
+def _hub_model(case: Case, hub_id: str, entry: dict[str, Any] | None, where: str, revision: str | None) -> ModelFacts:
     """A model of the hub: from the cache where it is there, else from the registry's facts."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(hub_id, "config.json", revision=case.config.model.revision)
+    cached = try_to_load_from_cache(hub_id, "config.json", revision=revision)
     if isinstance(cached, str):
         folder = Path(cached).parent
         if any(folder.glob("*.safetensors")):
@@ -169,6 +196,22 @@ def count_parameters(file: Path) -> int:
     if file.stat().st_size < 8 + length + end:
         raise ValueError(f"{file.name} ends after {file.stat().st_size:,} of {8 + length + end:,} bytes")
     return total
+
+
+def read_vocabulary(tokenizer_file: Path) -> dict[str, int]:
+    """Every token with its id, from tokenizer.json alone; empty where there is none that can be read."""
+    try:
+        facts = cast("dict[str, Any]", json.loads(tokenizer_file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}  # said by whoever counts tokens with it
+    vocabulary = cast("dict[str, Any]", facts.get("model") or {}).get("vocab")
+    if isinstance(vocabulary, list):  # Unigram: pairs of token and score, in the order of the ids
+        pairs = cast("list[list[Any]]", vocabulary)
+        tokens = {str(pair[0]): index for index, pair in enumerate(pairs)}
+    else:
+        tokens = dict(cast("dict[str, int]", vocabulary or {}))
+    added = cast("list[dict[str, Any]]", facts.get("added_tokens") or [])
+    return tokens | {str(token["content"]): int(token["id"]) for token in added if "content" in token}
 
 
 def _context(architecture: dict[str, Any]) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from oxrl_core.config.case import Case
 from oxrl_core.config.check_model import ModelFacts
 from oxrl_core.config.deepspeed import resolve_precision, resolve_zero_stage
+from oxrl_core.config.idle import PAIRWISE
 from oxrl_core.config.machine import GIB
 
 PROCESS_GIB = 1.2  # a Python process with torch, and transformers with DeepSpeed or vLLM: 0.9 to 1.4 measured
@@ -12,21 +15,22 @@ RAY_GIB = 0.8  # Ray's own daemons and the driver
 BYTES_PER_ROLLOUT_TOKEN = 16  # of a recorded rollout: ids, two log-probs, mask, compressed
 
 
-def check_memory(case: Case, model: ModelFacts, gpus: int) -> tuple[float, float]:
+def check_memory(case: Case, model: ModelFacts, beside: Mapping[str, ModelFacts], gpus: int) -> tuple[float, float]:
     """Estimated host memory of all processes, and of the fullest GPU."""
     config = case.config
-    workers = config.train.num_workers + case.num_samplers
+    workers = config.train.num_workers + case.num_samplers + case.num_scorers
     processes = PROCESS_GIB * workers if config.run.backend == "ray" else PROCESS_GIB * 1.5
     host = processes + (RAY_GIB if config.run.backend == "ray" else 0.0)
     if model.num_parameters is None:
         return host, 0.0
-    learner, optimizer = _learner_bytes(case, model, gpus > 0)
+    learner, optimizer = _learner_bytes(case, model, beside, gpus > 0)
+    scorer = 4 * (beside["reward_model"].num_parameters or 0) if "reward_model" in beside else 0  # float32 everywhere
     sampler = model.num_parameters * (4 if resolve_precision(config, on_gpu=gpus > 0) == "float32" else 2)
     if gpus == 0:
         caches = case.num_samplers * config.rollout.cpu_kv_cache_gib if config.rollout.engine != "transformers" else 0
         # The weights that are handed over exist once more, in float32, between learner and sampler.
         handover = 4 * model.num_parameters if case.num_samplers else 0
-        total = config.train.num_workers * (learner + optimizer) + case.num_samplers * sampler + handover
+        total = config.train.num_workers * (learner + optimizer) + case.num_samplers * sampler + handover + scorer
         host += total / GIB + caches
         _compare_memory(case, host)
         return host, 0.0
@@ -45,7 +49,9 @@ def check_memory(case: Case, model: ModelFacts, gpus: int) -> tuple[float, float
     return host, on_gpu / GIB
 
 
-def _learner_bytes(case: Case, model: ModelFacts, on_gpu: bool) -> tuple[float, float]:
+def _learner_bytes(
+    case: Case, model: ModelFacts, beside: Mapping[str, ModelFacts], on_gpu: bool
+) -> tuple[float, float]:
     """Bytes of one rank: weights, gradients and activations; and optimizer state with the float32 masters."""
     config = case.config
     count, ranks = float(model.num_parameters or 0), config.train.num_workers
@@ -58,13 +64,18 @@ def _learner_bytes(case: Case, model: ModelFacts, on_gpu: bool) -> tuple[float, 
     gradients = count * share * 4 / (ranks if stage >= 2 else 1)
     # Two moments; and a master copy, which ZeRO keeps for float32 weights as well.
     optimizer = count * share * (8 + (4 if stage >= 1 else 0)) / (ranks if stage >= 1 else 1)
-    if config.algorithm.kl_coef > 0 and not config.model.lora.enabled:
-        weights *= 2  # the reference
+    held = weights
+    if case.beside.critic == "separate":  # an engine of its own, with gradients and optimizer state
+        held, gradients, optimizer = held + weights, 2 * gradients, 2 * optimizer
+    if case.beside.reference == "model":
+        held += weights
+    if "teacher" in beside:
+        held += (beside["teacher"].num_parameters or 0) * width  # frozen, whole on every rank
     activations = 0.0
     if model.layers and model.hidden:
         per_token = model.layers * model.hidden * width * (2 if config.model.gradient_checkpointing else 17)
         activations = per_token * min(config.train.micro_batch_tokens, _tokens_of_rank(case))
-    return weights + gradients + activations, optimizer
+    return held + gradients + activations, optimizer
 
 
 def _tokens_of_rank(case: Case) -> int:
@@ -75,6 +86,7 @@ def _tokens_of_rank(case: Case) -> int:
         longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
     else:
         rows, longest = config.train.rows_per_step, config.data.max_length
+        rows *= 2 if case.algorithm.lesson in PAIRWISE else 1  # chosen and rejected, or a row and its twin
     return max(1, rows // config.train.num_workers) * longest
 
 
@@ -98,18 +110,21 @@ def _compare_memory(case: Case, needed: float) -> None:
         )
 
 
-def check_disk(case: Case, model: ModelFacts, steps: int | None) -> float:
+def check_disk(case: Case, model: ModelFacts, beside: Mapping[str, ModelFacts], steps: int | None) -> float:
     """Estimated GiB below the runs' folder; complains where they are not free."""
     config = case.config
     count = float(model.num_parameters or 0)
     share = min(1.0, 2.0 * config.model.lora.rank / (model.hidden or 1024)) if config.model.lora.enabled else 1.0
     # A checkpoint: float32 masters and two moments of what is trained. One more than is kept, while it is written.
-    checkpoints = (config.train.keep_checkpoints + 1) * count * share * 12
+    engines = 2 if case.beside.critic == "separate" else 1
+    checkpoint = engines * count * share * 12 + (4 * count * share if config.algorithm.reference == "synced" else 0)
+    checkpoints = (config.train.keep_checkpoints + 1) * checkpoint
     rollouts = 0.0
     if case.kind == "rl" and config.rollout.record and steps is not None:
         tokens = min(config.data.max_prompt_tokens, 256) + config.rollout.max_completion_tokens / 2
         rollouts = steps * config.train.prompts_per_step * config.rollout.group_size * tokens * BYTES_PER_ROLLOUT_TOKEN
-    needed = (checkpoints + count * 4 + rollouts + model.download_bytes) / GIB + 0.05
+    downloads = model.download_bytes + sum(other.download_bytes for other in beside.values())
+    needed = (checkpoints + count * 4 + rollouts + downloads) / GIB + 0.05
     if needed > case.machine.free_disk_gib:
         case.error(
             "MachineError",

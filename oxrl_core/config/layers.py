@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from oxrl_core.config.dialect import Translation, is_old_key, translate
+from oxrl_core.config.dialect import Translation, translate
+from oxrl_core.config.dialect_keys import is_old_key
 from oxrl_core.config.mappings import flatten, set_at
 from oxrl_core.config.schema import as_datasets
 from oxrl_core.config.sources import model_entry, with_datasets, with_text_keys

@@ -28,7 +28,16 @@ from oxrl_core.config.layers import (
     translated,
 )
 from oxrl_core.config.mappings import at, deep_copy, leaves, merge, string_at, unflatten
-from oxrl_core.config.mistakes import Mistake, as_error, check_algorithm, explained, place_of, shown, validated
+from oxrl_core.config.mistakes import (
+    Mistake,
+    as_error,
+    check_algorithm,
+    check_reward,
+    explained,
+    place_of,
+    shown,
+    validated,
+)
 from oxrl_core.config.presets import preset_for
 from oxrl_core.config.rules import find_contradictions
 from oxrl_core.config.schema import Config
@@ -71,7 +80,7 @@ def load_config(
         place = place_of("algorithm.name", changed, file_layer)
         mistakes.append(Mistake("algorithm.name", error.what, place, error.next_step))
     lora = bool(at(said, "model.lora.enabled"))
-    preset = preset_for(name, algorithm.kind if algorithm else "rl", lora=lora)
+    preset = preset_for(algorithm, said, lora=lora)
     preset_layer = Layer(f"preset {preset.name}", unflatten(preset.values()), f"preset {preset.name}")
     layers = [preset_layer, *model_layers(string_at(said, "model", "path"), registry), file_layer]
 
@@ -93,6 +102,7 @@ def load_config(
     mistakes += found
     if algorithm is not None:
         mistakes += check_algorithm(algorithm, merged, changed, file_layer)
+    mistakes += check_reward(merged, changed, file_layer)
     if config is not None and algorithm is not None and not mistakes:
         filled = dict(config.model_dump(mode="json"))
         filled["algorithm"] |= check_params(algorithm, config.algorithm.params)

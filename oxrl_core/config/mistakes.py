@@ -11,9 +11,12 @@ from pydantic import ValidationError
 from oxrl_core.algorithms.base import Algorithm, check_params
 from oxrl_core.config.keys import DOCS, all_keys, description_of, known_part, what_is_unknown
 from oxrl_core.config.layers import Layer
-from oxrl_core.config.schema import AlgorithmConfig, Config
+from oxrl_core.config.schema import AlgorithmConfig, Config, RewardConfig
 from oxrl_core.errors import ConfigError
+from oxrl_core.rewards.base import all_rewards
 from oxrl_core.suggest import did_you_mean
+
+RENAME = "rename the parameter in the signature of the loss"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def check_algorithm(
     given = cast("dict[str, Any]", section) if isinstance(section, dict) else {}
     mistakes: list[Mistake] = []
     takes = ", ".join(f"{name} (default {value})" for name, value in algorithm.params.items()) or "none of its own"
+    for name in algorithm.params:
+        if name in AlgorithmConfig.model_fields:  # its value would go to the switch and never reach the loss
+            what = f"the loss {algorithm.name} has a parameter {name!r}, which is a switch of every loss"
+            mistakes.append(Mistake(f"algorithm.{name}", what, place_of("algorithm.name", changed, file_layer), RENAME))
     for name, value in given.items():
         key = f"algorithm.{name}"
         if name in AlgorithmConfig.model_fields:
@@ -88,6 +95,30 @@ def check_algorithm(
             near = f" Did you mean '{elsewhere[0]}'?"
         what = f"{key} is not a parameter of {algorithm.name}.{near}"
         mistakes.append(Mistake(key, what, place, f"parameters of {algorithm.name}: {takes}"))
+    return mistakes
+
+
+def check_reward(merged: dict[str, Any], changed: Mapping[str, str], file_layer: Layer) -> list[Mistake]:
+    """What is wrong with the parameters of a built-in reward; of somebody's own the check of a run says it."""
+    section: Any = merged.get("reward")
+    given = cast("dict[str, Any]", section) if isinstance(section, dict) else {}
+    own = {name: value for name, value in given.items() if name not in RewardConfig.model_fields}
+    name = given.get("name", RewardConfig().name)
+    if not own or not isinstance(name, str) or ":" in name or name not in all_rewards():
+        return []
+    parameters, mistakes = all_rewards()[name].parameters, list[Mistake]()
+    for parameter, value in own.items():
+        key = f"reward.{parameter}"
+        place = place_of(key, changed, file_layer)
+        if parameter in parameters.names:
+            try:
+                parameters.check({parameter: value}, section="reward", owner=name)
+            except ConfigError as error:
+                mistakes.append(Mistake(key, error.what, place, error.next_step))
+            continue
+        near = did_you_mean(parameter, [*parameters.names, *RewardConfig.model_fields])
+        what = f"{key} is not a parameter of {name}.{near}"
+        mistakes.append(Mistake(key, what, place, f"parameters of {name}: {parameters.takes()}"))
     return mistakes
 
 

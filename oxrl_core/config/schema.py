@@ -79,18 +79,48 @@ class AlgorithmConfig(BaseModel):
 
     name: str = "sgrpo"
     """Name of the algorithm, or a dotted path `package.module:function` of your own loss."""
-    advantage: Literal["group_zscore", "group_centered", "leave_one_out"] = "group_zscore"
-    """How a group's rewards become advantages: (r - mean) / (std + 1e-4), r - mean, or r - mean of the others."""
+    advantage: Literal["group_zscore", "group_centered", "leave_one_out", "returns", "gae"] = "group_zscore"
+    """(r - mean) / (std + 1e-4) of the group, r - mean, r - mean of the others, discounted return, GAE (critic)."""
     advantage_scale: Annotated[float, Field(gt=0)] = 1.0
     """Factor on every advantage."""
-    aggregation: Literal["token", "sequence", "constant"] = "token"
-    """Loss of a step: mean over tokens, mean of sequence means, or token sum / (sequences x max_completion_tokens)."""
+    whiten: bool = False
+    """Whiten the advantages over all completion tokens of the step, all ranks (REINFORCE++, PPO)."""
+    discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount per token (the gamma of the papers), of `returns` and `gae`."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Lambda of `gae`: 1 is the whole return minus the value, 0 one step of bootstrapping."""
+    aggregation: Literal["token", "sequence", "sequence_sum", "constant"] = "token"
+    """Loss of a step: token mean, mean of sequence means, mean of sequence sums, or sum / (sequences x max tokens)."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL to the reference (the initial) policy in the loss; 0 loads no reference at all."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """KL per token (Schulman 2020), d = ref_logprobs - logprobs: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1."""
+    """Weight of the KL to the reference policy; 0 loads no reference for it."""
+    kl_estimator: Literal["k1", "k2", "k3", "unbiased"] = "k3"
+    """d = ref - logprob: k1 = -d, k2 = d^2 / 2, k3 = e^d - d - 1 (Schulman 2020), unbiased = k3 x policy ratio."""
+    kl_place: Literal["loss", "reward"] = "loss"
+    """Where the KL counts: a term of the loss, or taken off the reward of each token (PPO, RLOO, REINFORCE++)."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
+    mismatch: Literal["off", "tis", "icepop", "mis"] = "off"
+    """Trainer / sampler ratio w as weight: off, min(w, high), w inside [low, high] else 0, or w up to high else 0."""
+    mismatch_level: Literal["token", "sequence"] = "token"
+    """w of each token, or of the whole completion (the product of its tokens)."""
+    mismatch_low: Annotated[float, Field(ge=0)] = 0.5
+    """Lower end of the band of `icepop`."""
+    mismatch_high: Annotated[float, Field(gt=0)] = 2.0
+    """Upper end: cap of `tis`, band of `icepop` and `mis`."""
+    critic: Literal["separate", "shared"] = "separate"
+    """Advantage `gae`: a second model with an optimizer of its own, or a value head on the policy's last state."""
+    critic_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of a separate critic; none: train.lr."""
+    value_coef: Annotated[float, Field(gt=0)] = 0.1
+    """Weight of the value loss beside the policy's, where the critic is shared."""
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    """A value may move this far from the measured one before its loss is clipped."""
+    reference: Literal["initial", "synced"] = "initial"
+    """The reference: the policy as it came, or as it was at the last weight sync (SPIN: the previous iteration)."""
+    precompute_reference: bool = False
+    """Preference losses: log-probs of the reference for all rows before step 0, kept in the run; then it is freed."""
+    teacher: str | None = None
+    """Distillation: the model to learn from; a folder, a hub id, or `run:<id>`, with the student's vocabulary."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -113,6 +143,16 @@ class DatasetConfig(Section):
     """Column of the completion; none: the first of completion, response, output, answer, solution."""
     answer_column: str | None = None
     """Column of the reference answer; none: the first of answer, solution, label, target."""
+    chosen_column: str | None = None
+    """Preference losses: column of the preferred completion (text or messages); none: chosen."""
+    rejected_column: str | None = None
+    """Preference losses: column of the other completion; none: rejected."""
+    label_column: str | None = None
+    """KTO and its like: column that says whether the completion is desirable; none: label."""
+    margin_column: str | None = None
+    """Column of how much better the chosen completion is; none: margin, where the rows have it."""
+    text_column: str | None = None
+    """Continued pre-training: column of the text; none: text, else prompt and completion together."""
 
 
 def as_datasets(value: object) -> object:
@@ -149,11 +189,39 @@ class DataConfig(Section):
         return as_datasets(value)
 
 
-class RewardConfig(Section):
+class RewardConfig(BaseModel):
+    """The verdict and its shaping. Keys that are not listed here are parameters of the reward itself (`url`, ...)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
     name: str = "default"
-    """A built-in reward (`oxrl rewards`) or a dotted path `package.module:function` of your own."""
+    """A built-in reward (`oxrl rewards`), a dotted path `package.module:function` of your own, or `none`."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Deadline of one step's rewards; a verdict that does not come is status `timeout`."""
+    overlong_buffer: NonNegative = 0
+    """The last tokens before max_completion_tokens cost up to 1, linearly (DAPO); 0: none do."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Taken off the reward of a completion that did not end by itself."""
+    normalize: Literal["none", "running"] = "none"
+    """`running`: reward minus the mean, over the std, of all rewards of the run so far (reward models)."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """The reward, after normalisation, is kept within plus and minus this."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the reward itself."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class SelectionConfig(Section):
+    reward_threshold: float = 1.0
+    """rft: completions with at least this reward are learned from."""
+    max_per_prompt: Positive = 4
+    """rft: at most so many completions of one prompt, else easy prompts crowd out the others."""
+    min_margin: Annotated[float, Field(ge=0)] = 0.0
+    """online_dpo: best and worst of a prompt make a pair if their rewards differ by more than this; ties never do."""
 
 
 class RolloutConfig(Section):
@@ -173,6 +241,18 @@ class RolloutConfig(Section):
     """Completions drawn for each prompt."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature; the trainer computes its log-probs at the same one."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the smallest set of tokens with this probability; below 1 it biases ratios (algorithm.mismatch)."""
+    top_k: NonNegative = 0
+    """Draw from the k likeliest tokens; 0: from all. Above 0 it biases ratios (algorithm.mismatch)."""
+    dynamic_sampling: bool = False
+    """Draw again until every prompt of the step has rewards that differ, before any shaping (DAPO)."""
+    max_draws: Positive = 10
+    """Dynamic sampling: most rounds of drawing in one step; then it goes on with what it has."""
+    sync_every: Positive = 1
+    """Steps between weight syncs to the sampler; above 1 the rollouts are stale by that much (SPIN: an iteration)."""
+    drawn_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """gkd: share of a step's rows whose completion the student draws; the others keep that of the data."""
     max_completion_tokens: Positive = 512
     """Most tokens of a completion."""
     stop_at_eos: bool = True
@@ -183,6 +263,11 @@ class RolloutConfig(Section):
     """Largest allowed |trainer - sampler| log-prob of a probe row after a sync; none: 1e-3 in float32, 0.5 in bf16."""
     record: bool = True
     """Write every rollout of every step to rollouts/step-*.parquet in the run directory."""
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _read_minus_one(cls, value: object) -> object:
+        return 0 if value == -1 and not isinstance(value, bool) else value  # how other tools write "from all"
 
 
 class TrainConfig(Section):
@@ -198,6 +283,8 @@ class TrainConfig(Section):
     """Supervised: examples of one step, all ranks together."""
     updates_per_step: Positive = 1
     """RL: optimizer updates among which a step's rollouts are divided; above 1 the ratio to the old policy clips."""
+    passes_per_step: Positive = 1
+    """RL: passes over a step's rollouts, each divided into updates_per_step updates (PPO: 4)."""
     micro_batch_tokens: Positive = 8192
     """Most tokens (padding included) of one forward pass on one rank; longer rows go alone."""
     lr: Annotated[float, Field(gt=0)] = 1e-6
@@ -259,6 +346,8 @@ class Config(Section):
     """The loss and its switches."""
     reward: RewardConfig = RewardConfig()
     """RL: the verdict on a completion."""
+    selection: SelectionConfig = SelectionConfig()
+    """What is kept of the judged completions, where the algorithm selects."""
     rollout: RolloutConfig = RolloutConfig()
     """RL: the sampler."""
     train: TrainConfig = TrainConfig()

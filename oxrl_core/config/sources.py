@@ -23,6 +23,7 @@ class RecipeInfo:
     name: str
     path: Path
     summary: str
+    group: str = ""  # the folder below registry/examples: "" for the main ones, "contrib"
 
 
 def registry_folder() -> Path:
@@ -33,12 +34,20 @@ def registry_folder() -> Path:
 
 
 def list_recipes(registry: Path | None = None) -> list[RecipeInfo]:
-    """Every recipe of the registry with the summary that its first line gives."""
+    """Every recipe of the registry with the summary that its first line gives: the main ones, then the others."""
+    examples = (registry or registry_folder()) / "examples"
     recipes: list[RecipeInfo] = []
-    for path in sorted(((registry or registry_folder()) / "examples").glob("*.yaml")):
+    for path in sorted(examples.glob("**/*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        recipes.append(RecipeInfo(path.stem, path, first.lstrip("# ").strip() if first.startswith("#") else ""))
-    return recipes
+        summary = first.lstrip("# ").strip() if first.startswith("#") else ""
+        group = "" if path.parent == examples else path.parent.name
+        recipes.append(RecipeInfo(path.stem, path, summary, group))
+    return sorted(recipes, key=lambda recipe: (recipe.group, recipe.name))
+
+
+def main_names(recipes: Sequence[RecipeInfo]) -> list[str]:
+    """The names of the main recipes: those that a message has room for."""
+    return [recipe.name for recipe in recipes if not recipe.group]
 
 
 def model_entry(path: str, registry: Path | None = None) -> tuple[str, dict[str, Any]] | None:
@@ -71,7 +80,8 @@ def _find(source: str | Path, registry: Path) -> Path:
             next_step="give a YAML file, the name of a recipe, or YAML text",
         )
     path = Path(source).expanduser()
-    recipes = {recipe.name: recipe.path for recipe in list_recipes(registry)}
+    known = list_recipes(registry)
+    recipes = {recipe.name: recipe.path for recipe in known}
     is_name = isinstance(source, str) and "/" not in source and not path.suffix
     if is_name and str(source) in recipes:
         return recipes[str(source)]
@@ -88,7 +98,7 @@ def _find(source: str | Path, registry: Path) -> Path:
     raise ConfigError(
         f"there is no such file{' or recipe' if is_name else ''}.{near}",
         where=str(source) or "(empty path)",
-        next_step=f"give a YAML file or one of the recipes: {', '.join(recipes)}",
+        next_step=f"give a YAML file or one of the recipes: {', '.join(main_names(known))}, ... (oxrl examples --all)",
     )
 
 

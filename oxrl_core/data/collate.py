@@ -1,17 +1,28 @@
-"""Examples and rollouts become right-padded, token-aligned tensors."""
+"""Examples, pairs and rollouts become right-padded, token-aligned tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from oxrl_core.data.examples import as_example
 from oxrl_core.data.pack import pack
-from oxrl_core.data.render import Example
-from oxrl_core.types import Rollout, RolloutBatch, TokenBatch
+from oxrl_core.types import (
+    Credit,
+    Example,
+    LabeledBatch,
+    LabeledExample,
+    Measurement,
+    PairBatch,
+    PairExample,
+    Rollout,
+    RolloutBatch,
+    TokenBatch,
+)
 
 Batch = TypeVar("Batch", bound=TokenBatch)
 
@@ -23,38 +34,86 @@ def collate_examples(examples: Sequence[Example], pad_id: int, packing: bool, ro
     return _token_batch([[examples[index] for index in row] for row in rows], pad_id)
 
 
-def collate_rollouts(rollouts: Sequence[Rollout], advantages: Sequence[float], pad_id: int) -> RolloutBatch:
-    """One rollout per row, in order; its advantage stands on every completion token."""
-    assert len(rollouts) == len(advantages), "one advantage for each rollout"
-    examples: list[list[Example]] = []
-    for rollout in rollouts:
-        assert len(rollout.rollout_logprobs) == len(rollout.token_ids), "one log-prob for each completion token"
-        prompt_ids = rollout.prompt.token_ids
-        mask = [False] * len(prompt_ids) + [True] * len(rollout.token_ids)
-        examples.append([Example([*prompt_ids, *rollout.token_ids], mask)])
-    batch = _token_batch(examples, pad_id)
-    rollout_logprobs = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
-    for row, rollout in enumerate(rollouts):
-        start = len(rollout.prompt.token_ids)
-        rollout_logprobs[row, start : start + len(rollout.token_ids)] = torch.tensor(rollout.rollout_logprobs)
+def collate_rollouts(
+    rollouts: Sequence[Rollout], credits: Sequence[Credit], pad_id: int, *, spare_column: bool = False
+) -> RolloutBatch:
+    """One rollout per row, in order, each completion token with what it teaches. What no rollout has stays None.
+
+    A spare column is padding at the right of all rows: room for the value of the state after the last token.
+    """
+    rows = [[as_example(rollout)] for rollout in rollouts]
+    batch = _token_batch(rows, pad_id, int(spare_column))
+    starts = [len(rollout.prompt.token_ids) for rollout in rollouts]
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    assert len(credits) == len(rollouts), "one credit for each rollout"
+
+    def aligned(numbers: Sequence[Sequence[float]], name: str) -> Tensor:
+        """(B, T) float32 of one number for each completion token; 0 elsewhere."""
+        tensor = torch.zeros(batch.input_ids.shape, dtype=torch.float32)
+        for row, (start, length, of_row) in enumerate(zip(starts, lengths, numbers, strict=True)):
+            assert len(of_row) == length, f"{name}: one number for each completion token, not {len(of_row)} of {length}"
+            tensor[row, start : start + length] = torch.tensor(of_row, dtype=torch.float32)
+        return tensor.masked_fill(~batch.completion_mask, 0.0)
+
+    def where_measured(numbers: Sequence[Sequence[float]], name: str) -> Tensor | None:
+        return aligned(numbers, name) if any(numbers) else None
+
+    measured = [credit.measurement or Measurement([]) for credit in credits]
     return RolloutBatch(
-        **{part.name: getattr(batch, part.name) for part in fields(batch)},
-        advantages=torch.tensor(list(advantages), dtype=torch.float32)[:, None] * batch.completion_mask,
-        rollout_logprobs=rollout_logprobs.masked_fill(~batch.completion_mask, 0.0),
+        **_parts(batch),
+        advantages=aligned([credit.advantages for credit in credits], "advantages"),
+        rollout_logprobs=aligned([rollout.rollout_logprobs for rollout in rollouts], "rollout_logprobs"),
+        old_logprobs=where_measured([measurement.old_logprobs for measurement in measured], "old_logprobs"),
+        ref_logprobs=where_measured([measurement.ref_logprobs for measurement in measured], "ref_logprobs"),
+        old_values=where_measured([measurement.values for measurement in measured], "values"),
+        returns=where_measured([credit.returns for credit in credits], "returns"),
     )
+
+
+def collate_pairs(pairs: Sequence[PairExample], pad_id: int) -> PairBatch:
+    """B pairs as 2B rows: all chosen completions, then all rejected ones in the same order."""
+    rows = [[pair.chosen] for pair in pairs] + [[pair.rejected] for pair in pairs]
+    return PairBatch(
+        **_parts(_token_batch(rows, pad_id)),
+        margins=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
+        ref_logprobs=_reference_sums([pair.ref_logprobs for pair in pairs]),
+    )
+
+
+def collate_labeled(examples: Sequence[LabeledExample], pad_id: int) -> LabeledBatch:
+    """B labeled examples as 2B rows: all examples, then all their mismatched twins in the same order."""
+    rows = [[item.example] for item in examples] + [[item.mismatched] for item in examples]
+    return LabeledBatch(
+        **_parts(_token_batch(rows, pad_id)),
+        is_desirable=torch.tensor([item.is_desirable for item in examples], dtype=torch.bool),
+        ref_logprobs=_reference_sums([item.ref_logprobs for item in examples]),
+    )
+
+
+def _reference_sums(sums: Sequence[tuple[float, float] | None]) -> Tensor | None:
+    """(2B,) float32 sums of the first rows, then of the second ones; None unless every item has its two."""
+    known = [item for item in sums if item is not None]
+    if not known or len(known) < len(sums):
+        return None
+    return torch.tensor([first for first, _ in known] + [second for _, second in known], dtype=torch.float32)
 
 
 def split_rows(batch: Batch, indices: Sequence[int]) -> Batch:
     """The rows of those indices, in that order, without the columns that are padding in all of them."""
+    assert not isinstance(batch, PairBatch | LabeledBatch), "a row of a pair without the other one is no pair"
     rows = torch.as_tensor(list(indices), dtype=torch.long, device=batch.input_ids.device)
     width = int(batch.attention_mask[rows].sum(dim=1).max()) if len(indices) else 0
-    tensors = {part.name: getattr(batch, part.name) for part in fields(batch)}
+    tensors = _parts(batch)
     return replace(batch, **{name: value[rows, :width] for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
-def _token_batch(rows: Sequence[Sequence[Example]], pad_id: int) -> TokenBatch:
+def _parts(batch: TokenBatch) -> dict[str, Any]:
+    return {part.name: getattr(batch, part.name) for part in fields(batch)}
+
+
+def _token_batch(rows: Sequence[Sequence[Example]], pad_id: int, num_spare_columns: int = 0) -> TokenBatch:
     """One row of tensors for each list of examples."""
-    width = max((sum(len(example.token_ids) for example in row) for row in rows), default=0)
+    width = max((sum(len(example.token_ids) for example in row) for row in rows), default=0) + num_spare_columns
     batch = TokenBatch(
         input_ids=torch.full((len(rows), width), pad_id, dtype=torch.long),
         attention_mask=torch.zeros((len(rows), width), dtype=torch.bool),

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar, cast
 
 from oxrl_core.datasets.mixing import MixedRatio
 from oxrl_core.errors import DataError
 from oxrl_core.types import Progress, Row
 
 Item = TypeVar("Item")
+
+
+def rendered(rows: Iterable[Row], render: Callable[[Row], Item | list[Item] | None]) -> list[Item]:
+    """All that the rows become: nothing, one item or several of each."""
+    items: list[Item] = []
+    for row in rows:
+        found = render(row)
+        if isinstance(found, list):
+            items += cast("list[Item]", found)
+        elif found is not None:
+            items.append(found)
+    return items
 
 
 class RowStream:
@@ -39,16 +51,27 @@ class RowStream:
     def take(self, num_rows: int) -> list[Row]:
         """The next rows; `progress` then says where the stream stands. An epoch's end does not end it."""
         taken: list[Row] = []
-        while len(taken) < num_rows:
-            order = self._current_order()
-            start = self.progress.row_cursor
-            part = order[start : start + num_rows - len(taken)]
-            taken += [self.rows_by_source[source][index] for source, index in part]
-            self.progress.row_cursor += len(part)
-            if self.progress.row_cursor >= len(order):
-                self.progress.epoch += 1
-                self.progress.row_cursor = 0
+        for _ in range(num_rows):
+            taken.append(self.current())
+            self.advance()
         return taken
+
+    def current(self) -> Row:
+        """The row that comes next; it stays so until `advance`."""
+        source, index = self._current_order()[self.progress.row_cursor]
+        return self.rows_by_source[source][index]
+
+    def advance(self) -> None:
+        """Goes on to the next row, at the end of an epoch to the first one of the next."""
+        self.progress.row_cursor += 1
+        self.progress.item_cursor = 0
+        if self.progress.row_cursor >= len(self._current_order()):
+            self.progress.epoch += 1
+            self.progress.row_cursor = 0
+
+    def epoch_rows(self, epoch: int) -> Iterator[Row]:
+        """The rows of an epoch in order; the stream stays where it is."""
+        return (self.rows_by_source[source][index] for source, index in self.mix.order(epoch))
 
     def _current_order(self) -> list[tuple[int, int]]:
         if self._order_epoch != self.progress.epoch:
@@ -58,35 +81,55 @@ class RowStream:
 
 
 class RenderedStream(Generic[Item]):
-    """A row stream seen through a renderer: prompts or examples. Rows that give None are skipped and counted."""
+    """A row stream seen through a renderer: prompts, examples, pairs. Rows that give None are skipped and counted.
 
-    def __init__(self, rows: RowStream, render: Callable[[Row], Item | None]) -> None:
+    A renderer may give a list: the windows of a long text. They are items like any other; where a step ends between
+    two of them, `progress.item_cursor` says how many of the row are taken, and the next step begins with the next one.
+    """
+
+    def __init__(self, rows: RowStream, render: Callable[[Row], Item | list[Item] | None]) -> None:
         self.rows = rows
         self.render = render
         self.num_dropped = 0
+        self._dropped_in_turn = 0
+        self._rendered: tuple[Row, list[Item]] | None = None  # the row that is taken in part: it is rendered once
 
     @property
     def rows_per_epoch(self) -> int:
         """Rows of one epoch, those that are dropped included."""
         return self.rows.rows_per_epoch
 
+    def count_items(self) -> int:
+        """Items of the first epoch, by rendering all of its rows: where rows give several, rows are no measure."""
+        return sum(len(rendered([row], self.render)) for row in self.rows.epoch_rows(0))
+
     def take(self, num_items: int) -> list[Item]:
         """The next items, as many as asked for."""
         items: list[Item] = []
-        dropped_in_turn = 0
+        progress = self.rows.progress
         while len(items) < num_items:
-            for row in self.rows.take(num_items - len(items)):
-                item = self.render(row)
-                if item is not None:
-                    items.append(item)
-                    dropped_in_turn = 0
-                    continue
-                self.num_dropped += 1
-                dropped_in_turn += 1
-                if dropped_in_turn > 2 * self.rows_per_epoch:  # else a run whose rows are all too long would never end
-                    raise DataError(
-                        f"all rows are too long: {dropped_in_turn} in turn were dropped",
-                        where=f"data.train, last {row['id']}",
-                        next_step="raise data.max_prompt_tokens (RL) or data.max_length (supervised)",
-                    )
+            row = self.rows.current()
+            if self._rendered is None or self._rendered[0] is not row:
+                self._rendered = row, rendered([row], self.render)
+            of_row = self._rendered[1]
+            part = of_row[progress.item_cursor : progress.item_cursor + num_items - len(items)]
+            items += part
+            progress.item_cursor += len(part)
+            if progress.item_cursor >= len(of_row):
+                self.rows.advance()
+                self._rendered = None
+            self._count_dropped(row, of_row)
         return items
+
+    def _count_dropped(self, row: Row, of_row: list[Item]) -> None:
+        if of_row:
+            self._dropped_in_turn = 0
+            return
+        self.num_dropped += 1
+        self._dropped_in_turn += 1
+        if self._dropped_in_turn > 2 * self.rows_per_epoch:  # else a run whose rows are all too long would never end
+            raise DataError(
+                f"all rows are too long: {self._dropped_in_turn} in turn were dropped",
+                where=f"data.train, last {row['id']}",
+                next_step="raise data.max_prompt_tokens (RL) or data.max_length (supervised); a pair must differ",
+            )

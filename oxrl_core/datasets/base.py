@@ -1,30 +1,27 @@
 """The catalogue of datasets, and rows of any source in one form.
 
-A normalised row has `id` ("<dataset>/<split>/<index>"), `prompt` (text or messages), where the source has them
-`completion` and `answer` (text), and `row`: the source's row as it was.
+A normalised row has `id` ("<dataset>/<split>/<index>"), `row` (the source's row as it was), and where the source has
+them `prompt` (text or messages), `completion`, `answer`, `chosen`, `rejected`, `text` (text), `margin` (a number) and
+`label` (whether the completion is desirable). Every row has a prompt or a text.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
+from oxrl_core.datasets.columns import columns_of, normalise
 from oxrl_core.discover import Catalogue, Function, summary_of
 from oxrl_core.errors import ConfigError, DataError
 from oxrl_core.suggest import did_you_mean
-from oxrl_core.types import Message, Row
+from oxrl_core.types import Row
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import DatasetConfig
 
 RowsFunction = TypeVar("RowsFunction", bound=Callable[[str, int], Sequence[Row]])
-
-PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "input", "messages")
-COMPLETION_COLUMNS = ("completion", "response", "output", "answer", "solution")
-ANSWER_COLUMNS = ("answer", "solution", "label", "target")
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,11 @@ def load_rows(source: DatasetConfig, seed: int) -> list[Row]:
         rows = rows[: source.limit]
     if not rows:
         raise DataError("the dataset has no rows", where=source.name, next_step="check its file and split")
-    columns = _columns(source, rows)
+    columns = columns_of(source, rows)
     normalised: list[Row] = []
     for index, row in enumerate(rows):
         place = places[index] if places else f"{source.name}, row {index}"
-        normalised.append(_normalise(row, f"{label}/{source.split}/{index}", columns, place))
+        normalised.append(normalise(row, f"{label}/{source.split}/{index}", columns, place))
     return normalised
 
 
@@ -105,107 +102,3 @@ def _built_in(source: DatasetConfig, seed: int) -> Sequence[Row]:
             next_step=f"its splits are: {', '.join(entry.splits)}",
         )
     return entry.rows(source.split, seed)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    prompt: str
-    completion: str | None
-    answer: str | None
-
-
-def _columns(source: DatasetConfig, rows: Sequence[Row]) -> _Columns:
-    """Which column is what: the named ones, or the first of the usual names."""
-    there = list(dict.fromkeys(name for row in rows[:100] for name in row))
-
-    def find(role: str, named: str | None, usual: Sequence[str]) -> str | None:
-        if named is None:
-            return next((name for name in usual if name in there), None)
-        if named not in there:
-            raise DataError(
-                f"there is no column {named!r}.{did_you_mean(named, there)}",
-                where=source.name,
-                next_step=f"set data.{role}_column to one of: {', '.join(there)}",
-            )
-        return named
-
-    prompt = find("prompt", source.prompt_column, PROMPT_COLUMNS)
-    if prompt is None:
-        raise DataError(
-            f"no column is a prompt; it has: {', '.join(there)}",
-            where=source.name,
-            next_step=f"name it in prompt_column, or call it one of: {', '.join(PROMPT_COLUMNS)}",
-        )
-    completion = find("completion", source.completion_column, [name for name in COMPLETION_COLUMNS if name != prompt])
-    answer = find("answer", source.answer_column, [name for name in ANSWER_COLUMNS if name != prompt])
-    return _Columns(prompt, completion, answer)
-
-
-def _normalise(row: Row, row_id: str, columns: _Columns, place: str) -> Row:
-    if row.get(columns.prompt) is None:
-        raise DataError(
-            f"the column {columns.prompt!r} is missing",
-            where=place,
-            next_step="give every row a prompt, or remove the row",
-        )
-    prompt = _prompt(row[columns.prompt], columns.prompt, place)
-    completion = _completion(row.get(columns.completion) if columns.completion else None, columns.completion, place)
-    if completion is None and not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
-        # A whole conversation: its last turn is what the model is to say.
-        *prompt, last = prompt
-        completion = last["content"]
-        if not prompt:
-            raise DataError("the conversation is one assistant message", place, "begin it with a user message")
-    normalised: Row = {"id": row_id, "prompt": prompt, "row": row}
-    if completion is not None:
-        normalised["completion"] = completion
-    answer = row.get(columns.answer) if columns.answer else None
-    if answer is not None:
-        is_text = isinstance(answer, str)
-        normalised["answer"] = answer if is_text else json.dumps(answer, ensure_ascii=False, default=str)
-    return normalised
-
-
-def _prompt(value: Any, column: str, place: str) -> str | list[Message]:
-    """Text that is not empty, or messages with a role and a content each."""
-    if isinstance(value, str) and value.strip():
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value:
-        return [_message(item, column, place) for item in cast("Sequence[Any]", value)]
-    raise DataError(
-        f"the column {column!r} holds {_short(value)}: neither text nor messages",
-        where=place,
-        next_step='a prompt is a text, or a list of {"role": "user", "content": "..."}',
-    )
-
-
-def _message(item: Any, column: str, place: str) -> Message:
-    if isinstance(item, Mapping):
-        role, content = (cast("Mapping[str, Any]", item).get(key) for key in ("role", "content"))
-        if isinstance(role, str) and isinstance(content, str):
-            return {"role": role, "content": content}
-    raise DataError(
-        f"the column {column!r} holds a message without role and content: {_short(item)}",
-        where=place,
-        next_step='write each message as {"role": "user", "content": "..."}',
-    )
-
-
-def _completion(value: Any, column: str | None, place: str) -> str | None:
-    """Text; also of a number, or of one assistant message."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return json.dumps(value)
-    if isinstance(value, Sequence) and len(cast("Sequence[Any]", value)) == 1 and column is not None:
-        return _message(value[0], column, place)["content"]
-    raise DataError(
-        f"the column {column!r} holds {_short(value)}, which is no text",
-        where=place,
-        next_step="name the column of the completion in completion_column",
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -36,13 +36,57 @@ def copy3(split: str, seed: int) -> list[Row]:
     return _rows("0123456789", 3, split, reverse=False)
 
 
+@dataset("reverse3-pairs", splits=SPLITS)
+def reverse3_pairs(split: str, seed: int) -> list[Row]:
+    """The prompts of reverse3, each with the right answer preferred to a wrong one: "420>" -> "024" above "513"."""
+    return [
+        {"prompt": row["prompt"], "chosen": row["answer"], "rejected": _wrong(row)} for row in reverse3(split, seed)
+    ]
+
+
+@dataset("reverse3-labeled", splits=SPLITS)
+def reverse3_labeled(split: str, seed: int) -> list[Row]:
+    """The prompts of reverse3, each with the right answer (desirable) and with a wrong one (not): 360 and 72 rows."""
+    rows: list[Row] = []
+    for row in reverse3(split, seed):
+        rows.append({"prompt": row["prompt"], "completion": row["answer"], "label": True})
+        rows.append({"prompt": row["prompt"], "completion": _wrong(row), "label": False})
+    return sorted(rows, key=lambda row: _hash(f"{row['prompt']}{row['completion']}"))  # a prompt's two rows apart
+
+
+@dataset("digits-text", splits=SPLITS)
+def digits_text(split: str, seed: int) -> list[Row]:
+    """Texts of digits that count on in equal steps modulo 6: "024024024...". 180 to train on, 36 held out."""
+    # What is held out is how a text begins: a longer copy of a text that was trained on would be no test.
+    beginnings = sorted(((start, step) for start in range(6) for step in range(6)), key=lambda pair: _hash(str(pair)))
+    num_eval = len(beginnings) // HELD_OUT
+    return [
+        {"text": "".join(str((start + step * place) % 6) for place in range(length))}
+        for start, step in (beginnings[:num_eval] if split == "eval" else beginnings[num_eval:])
+        for length in range(14, 26, 2)
+    ]
+
+
 def _rows(digits: str, length: int, split: str, *, reverse: bool) -> list[Row]:
     """The prompts of a split, in an order that looks random and never changes."""
-    words = ["".join(word) for word in itertools.product(digits, repeat=length)]
-    words.sort(key=lambda word: hashlib.sha256(f"{word}>".encode()).digest())
+    words = sorted(_words(digits, length), key=lambda word: _hash(f"{word}>"))
     num_eval = len(words) // HELD_OUT
     chosen = words[:num_eval] if split == "eval" else words[num_eval:]
     return [_row(word, word[::-1] if reverse else word) for word in chosen]
+
+
+def _wrong(row: Row) -> str:
+    """An answer of the same length that is wrong, always the same one for a row."""
+    others = [word for word in _words("012345", len(row["answer"])) if word != row["answer"]]
+    return min(others, key=lambda word: _hash(f"{row['prompt']}{word}?"))
+
+
+def _words(digits: str, length: int) -> list[str]:
+    return ["".join(word) for word in itertools.product(digits, repeat=length)]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _row(word: str, answer: str) -> Row:

@@ -157,11 +157,12 @@ def write_rank_receipt(folder: Path, rank: int, files: list[Path]) -> None:
 
 def _compare_with_ranks(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Raises where a file is not what its rank wrote (a shared disk that has not caught up, a full disk)."""
-    for receipt in sorted(folder.glob("rank-*.ok")):
+    for receipt in sorted(folder.rglob("rank-*.ok")):  # a critic has receipts of its own in a folder below
+        below = receipt.parent.relative_to(folder)
         for name, digest in json.loads(receipt.read_text(encoding="utf-8")).items():
-            if entries.get(name, {}).get("xxh3") != digest:
+            if entries.get(str(below / name), {}).get("xxh3") != digest:
                 raise CheckpointError(
-                    f"{name} is not what {receipt.stem} wrote",
+                    f"{below / name} is not what {receipt.stem} wrote",
                     str(folder),
                     "all ranks must see one file system; check that the disk is not full",
                 )

@@ -7,36 +7,39 @@ by the items of the whole step. Nothing is averaged behind its back.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import peft
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from oxrl_core.algorithms.base import REFERENCED_SIGNALS, get_algorithm
 from oxrl_core.config.deepspeed import deepspeed_config, resolve_precision, resolve_zero_stage
+from oxrl_core.engine.export import export_model, load_value_head
+from oxrl_core.engine.ranks import join_ranks
+from oxrl_core.engine.reference import AdapterReference, WholeReference
 from oxrl_core.engine.schedule import learning_rate
 from oxrl_core.engine.state import load_state, save_state
-from oxrl_core.errors import ConfigError, MachineError, ModelError, NumericsError
-from oxrl_core.models.load import load_policy, load_tokenizer
+from oxrl_core.errors import ConfigError, ModelError, NumericsError
+from oxrl_core.models.heads import ScalarHead, ScoreModel, ValueModel, make_value_head
+from oxrl_core.models.load import load_backbone, load_policy, load_scorer
 from oxrl_core.models.logprobs import PolicyModel, unpack
-from oxrl_core.models.lora import adapter_state_dict, add_lora, bound_modules, merged_state_dict
-from oxrl_core.types import TokenBatch
+from oxrl_core.models.lora import add_lora, bound_modules, merged_state_dict
+from oxrl_core.models.teacher import Teacher, load_teacher
+from oxrl_core.types import Distributions, TokenBatch
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config, TrainConfig
 
+# What a model is read for: log-probs, log-probs and values of states, values alone (a critic), or a score of each row.
+Head = Literal["tokens", "tokens+value", "value", "score"]
+
 
 class PolicyEngine:
-    """The policy on one training rank. Every rank calls every method in the same order.
+    """The policy (or critic, or reward model) on one training rank. Every rank calls every method in the same order.
 
     ZeRO 0 to 3 through DeepSpeed, AdamW with float32 master weights. In bfloat16 stage 0 runs as stage 1 (same numbers:
     DeepSpeed keeps master weights from stage 1 on).
@@ -50,35 +53,46 @@ class PolicyEngine:
         rank: int,
         world_size: int,
         total_steps: int,
+        head: Head = "tokens",
         with_reference: bool | None = None,
+        teacher_folder: Path | None = None,
+        lr: float | None = None,
     ) -> None:
-        """`with_reference` none: as algorithm.kl_coef asks; with LoRA the reference is the base and costs nothing."""
+        """`with_reference` none: as kl_coef and the loss ask; with LoRA the reference is the base and costs nothing.
+
+        `lr` none: train.lr is the peak. A value head goes on from value_head.safetensors where the folder has one.
+        """
         self.config = config
         self.model_folder = model_folder
         self.rank = rank
         self.world_size = world_size
         self.total_steps = total_steps
+        self.head: Head = head
+        self.train_config = config.train if lr is None else config.train.model_copy(update={"lr": lr})
         self.num_steps = 0  # optimizer steps taken
+        self.running: dict[str, float] = {}  # what a stateful loss remembers; saved with the rest
         self.device = join_ranks(rank, world_size, config.run.call_timeout_seconds)
         self.precision = resolve_precision(config, on_gpu=self.device.type == "cuda")
         self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.zero_stage = resolve_zero_stage(config, self.precision)
         check_offloading(config, self.zero_stage, self.device)
 
-        model: nn.Module = load_policy(model_folder, config.model, self.dtype)
-        silence_dropout(model)
-        wants_reference = config.algorithm.kl_coef > 0 if with_reference is None else with_reference
-        self.reference: PolicyModel | None = None
-        if config.model.lora.enabled:
-            model = add_lora(model, config.model.lora, config.run.seed)
-        elif wants_reference:
-            self.reference = self._load_reference()
-        self.policy = PolicyModel(model)
-        self.head_difference = self.policy.check_head()
+        self.policy = self._load_trained()
+        self.value_head: ScalarHead | None = getattr(self.policy, "value_head", None)
+        self.head_difference = self.policy.check_head() if isinstance(self.policy, PolicyModel) else 0.0
         self.policy.train()
-        self.trained = [name for name, parameter in self.policy.model.named_parameters() if parameter.requires_grad]
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self.num_parameters = sum(parameter.numel() for parameter in self.policy.parameters())
+        self.num_trained = sum(parameter.numel() for parameter in self.policy.parameters() if parameter.requires_grad)
+        self.reference: WholeReference | AdapterReference | None = None
+        wants_reference = self._wants_reference(with_reference)
+        if isinstance(self.policy, PolicyModel) and isinstance(self.policy.model, peft.PeftModel):
+            self.reference = AdapterReference(self.policy.model, can_refresh=wants_reference)
+        elif wants_reference:
+            self.reference = WholeReference(self._load_reference)
+        self.teacher: Teacher | None = None
+        if teacher_folder is not None:
+            self.teacher = load_teacher(teacher_folder, model_folder, self._tokens(), config.model, self.dtype)
+            self.teacher.model.to(self.device)
         self.engine = self._wrap()
 
     # ---- the signals -------------------------------------------------------------------------------------------------
@@ -87,17 +101,70 @@ class PolicyEngine:
         self, batch: TokenBatch, temperature: float, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probs (B, T) of the completion tokens at `temperature`, with gradient, and entropies; elsewhere 0."""
+        self._tokens()
         return self.engine(**self._inputs(batch), temperature=temperature, with_entropy=with_entropy)
+
+    def logprobs_and_values(
+        self, batch: TokenBatch, temperature: float, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Log-probs and entropies as `logprobs` gives them and values as `values` does, from one forward pass."""
+        self._tokens()
+        self._require_value_head()
+        inputs = self._inputs(batch)
+        return self.engine(**inputs, temperature=temperature, with_entropy=with_entropy, with_values=True)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """Values (B, T) float32, with gradient: column t is the value of the state before token t; elsewhere 0.
+
+        The padding column after a row's last token, where there is one, holds the value of the state after it.
+        """
+        self._require_value_head()
+        rows = self._rows(batch)
+        if isinstance(self.policy, ValueModel):
+            return self.engine(**rows)
+        # Log-probs of no token: 0, but every parameter is reached by backward (PolicyModel.forward says why).
+        nothing = torch.zeros_like(rows["attention_mask"])
+        logprobs, _, values = self.engine(**rows, wanted=nothing, with_values=True)
+        return values + logprobs
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        """Scores (B,) float32 of each row's last attended token, with gradient."""
+        if not isinstance(self.policy, ScoreModel):
+            raise ConfigError("this model has no score head", f"head: {self.head}", "build it with head 'score'")
+        return self.engine(**self._rows(batch))
+
+    def distill(self, batch: TokenBatch, loss: Callable[[Distributions], Tensor]) -> Tensor:
+        """(B, T) of what `loss` says at each completion token about student and teacher, with gradient; elsewhere 0.
+
+        `loss` sees the tokens in chunks, whose logits are not kept but computed again in backward.
+        """
+        if self.teacher is None:
+            raise ConfigError("no teacher was loaded", "algorithm.teacher", "name the model to learn from")
+        distillation = self.teacher.distillation(self._rows(batch), loss)
+        return self.engine(**self._inputs(batch), distillation=distillation)[0]
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TokenBatch, temperature: float) -> Tensor:
-        """Log-probs (B, T) of the completion tokens under the initial policy."""
-        if isinstance(self.policy.model, peft.PeftModel):
-            with self.no_grad(), self.policy.model.disable_adapter():
-                return self.logprobs(batch, temperature)[0]
+        """Log-probs (B, T) of the completion tokens under the reference: the initial policy, or the refreshed one."""
+        if isinstance(self.reference, WholeReference):
+            return self.reference.model(**self._inputs(batch), temperature=temperature)[0]
         if self.reference is None:
             raise ConfigError("no reference policy was loaded", "algorithm.kl_coef", "set kl_coef above 0")
-        return self.reference(**self._inputs(batch), temperature=temperature)[0]
+        with self.no_grad(), self.reference.in_place():
+            return self.logprobs(batch, temperature)[0]
+
+    def refresh_reference(self) -> None:
+        """Makes the reference the present policy."""
+        if isinstance(self.reference, WholeReference):
+            self.reference.refresh(self._tokens(), self.gather)
+        elif self.reference is not None:
+            self.reference.refresh(self.gather, self.gather_to_write)
+        else:
+            raise ConfigError("there is no reference to refresh", "algorithm.reference", "build it with a reference")
+
+    def drop_reference(self) -> None:
+        """Frees the reference; there is none afterwards."""
+        self.reference = None
 
     @contextlib.contextmanager
     def no_grad(self) -> Iterator[None]:
@@ -116,19 +183,25 @@ class PolicyEngine:
         Measured, because window attention, linear attention and the like do not obey a mask per pair of tokens. With
         ZeRO 3 every rank must call it.
         """
-        if not self.policy.can_pack():
+        if not isinstance(self.policy, PolicyModel) or not self.policy.can_pack():
             return False
         rows, source = unpack(batch)
         with self.no_grad():
-            packed = self.logprobs(batch, 1.0)[0].flatten()
-            alone = self.logprobs(rows, 1.0)[0]
-        trained = rows.completion_mask.to(alone.device)
-        difference = (packed[source.to(alone.device).clamp(min=0)] - alone)[trained].abs()
-        if difference.numel() == 0:
+            pairs = [(self.logprobs(batch, 1.0)[0], self.logprobs(rows, 1.0)[0])]
+            if self.teacher is not None:  # another architecture, maybe
+                teacher = self.teacher.model
+                pairs.append((teacher(**self._inputs(batch))[0], teacher(**self._inputs(rows))[0]))
+        trained = rows.completion_mask.to(self.device)
+        if not trained.any():
             return True
-        if self.precision == "float32":
-            return float(difference.max()) <= 1e-4
-        return float(difference.mean()) <= 0.02  # rounding of bfloat16; a leak between examples is ten times that
+        places = source.to(self.device).clamp(min=0)
+        for packed, alone in pairs:
+            difference = (packed.flatten()[places] - alone)[trained].abs()
+            # Rounding of bfloat16 is 0.02 in the mean; a leak between examples is ten times that.
+            gap, limit = (difference.max(), 1e-4) if self.precision == "float32" else (difference.mean(), 0.02)
+            if not float(gap) <= limit:
+                return False
+        return True
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
@@ -144,7 +217,7 @@ class PolicyEngine:
 
     def step(self) -> dict[str, float]:
         """Learning rate and global gradient norm (before clipping) of the update that it takes."""
-        rate = learning_rate(self.num_steps, self.config.train, self.total_steps)
+        rate = learning_rate(self.num_steps, self.train_config, self.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         plain = self._plain_gradient_norm()  # without ZeRO, DeepSpeed clips but does not say the norm
@@ -174,21 +247,26 @@ class PolicyEngine:
 
     def export_weights(self) -> dict[str, Tensor] | None:
         """CPU copies of the weights under the names of the model's files, adapters merged; None but on rank 0."""
+        return self._as_in_files(merged_state_dict(self.policy.model, self.gather, keep=self.rank == 0))
+
+    def export_reference(self) -> dict[str, Tensor] | None:
+        """As export_weights, of the reference."""
+        if self.reference is None:
+            raise ConfigError("there is no reference to export", "algorithm.reference", "build it with a reference")
+        return self._as_in_files(self.reference.weights(self.gather, keep=self.rank == 0))
+
+    def _as_in_files(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
         from transformers.core_model_loading import revert_weight_conversion
 
-        weights = merged_state_dict(self.policy.model, self._gather, keep=self.rank == 0)
-        return revert_weight_conversion(self.policy.causal, weights) if self.rank == 0 else None
+        return revert_weight_conversion(self.policy.base, weights) if self.rank == 0 else None
 
     def export_model(self, folder: Path) -> None:
-        """Writes a folder that transformers and vLLM load: merged weights and tokenizer; the adapter in adapter/."""
-        weights = merged_state_dict(self.policy.model, self._gather, keep=self.rank == 0)
-        adapter: dict[str, Tensor] = {}
-        if isinstance(self.policy.model, peft.PeftModel):
-            adapter = adapter_state_dict(self.policy.model, self._gather, keep=self.rank == 0)
-        if self.rank == 0:
-            self._write_model(folder, weights, adapter)
-        if self.world_size > 1:
-            dist.barrier()
+        """Writes a folder that transformers and vLLM load: merged weights and tokenizer; the adapter in adapter/.
+
+        A value head stands beside them; a critic is a backbone with its value head; a reward model is a sequence
+        classifier with one label, which is loaded again and compared.
+        """
+        export_model(self, folder)
 
     def save(self, folder: Path) -> None:
         """Writes this rank's share of all that a bit-exact resume needs: safetensors and JSON, no pickle."""
@@ -201,7 +279,7 @@ class PolicyEngine:
     def describe(self) -> dict[str, Any]:
         """What this rank holds, for logs and the run directory."""
         return {
-            "architecture": type(self.policy.causal).__name__,
+            "architecture": type(self.policy.base).__name__,
             "parameters": self.num_parameters,
             "trained_parameters": self.num_trained,
             "adapted_modules": len(bound_modules(self.policy.model)),
@@ -214,14 +292,52 @@ class PolicyEngine:
 
     # ---- making of ---------------------------------------------------------------------------------------------------
 
+    def _rows(self, batch: TokenBatch) -> dict[str, Tensor]:
+        names = ("input_ids", "attention_mask", "position_ids", "segment_ids")
+        return {name: getattr(batch, name).to(self.device) for name in names}
+
     def _inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        return {
-            "input_ids": batch.input_ids.to(self.device),
-            "attention_mask": batch.attention_mask.to(self.device),
-            "position_ids": batch.position_ids.to(self.device),
-            "segment_ids": batch.segment_ids.to(self.device),
-            "wanted": batch.completion_mask.to(self.device),
-        }
+        return {**self._rows(batch), "wanted": batch.completion_mask.to(self.device)}
+
+    def _tokens(self) -> PolicyModel:
+        """The policy, which must be one that gives log-probs."""
+        if not isinstance(self.policy, PolicyModel):
+            raise ConfigError("this model has no output head", f"head: {self.head}", "build it with head 'tokens'")
+        return self.policy
+
+    def _require_value_head(self) -> None:
+        if self.value_head is None:
+            raise ConfigError("this model has no value head", f"head: {self.head}", "build it with head 'tokens+value'")
+
+    def _load_trained(self) -> PolicyModel | ValueModel | ScoreModel:
+        """The model that is trained, with its adapters and heads, not yet sharded."""
+        config, folder = self.config, self.model_folder
+        model: nn.Module
+        if self.head == "score":
+            model = load_scorer(folder, config.model, self.dtype, config.run.seed)
+        else:
+            model = (load_backbone if self.head == "value" else load_policy)(folder, config.model, self.dtype)
+        silence_dropout(model)
+        size = int(model.config.get_text_config().hidden_size)
+        if config.model.lora.enabled:
+            model = add_lora(model, config.model.lora, config.run.seed)
+        if self.head == "score":
+            return ScoreModel(model)
+        if self.head == "tokens":
+            return PolicyModel(model)
+        value_head = make_value_head(size, config.run.seed, self.dtype)
+        load_value_head(value_head, folder)
+        return ValueModel(model, value_head) if self.head == "value" else PolicyModel(model, value_head=value_head)
+
+    def _wants_reference(self, asked: bool | None) -> bool:
+        if not isinstance(self.policy, PolicyModel):
+            if asked:
+                raise ConfigError("a critic or reward model has no reference", f"head: {self.head}", "ask for none")
+            return False
+        if asked is not None:
+            return asked
+        algorithm = self.config.algorithm
+        return algorithm.kl_coef > 0 or get_algorithm(algorithm.name).signals in REFERENCED_SIGNALS
 
     def _load_reference(self) -> PolicyModel:
         model = load_policy(self.model_folder, self.config.model, self.dtype)
@@ -236,13 +352,13 @@ class PolicyEngine:
 
         from oxrl_core.models.logprobs import ChunkedHead
 
-        if self.zero_stage == 3:
+        if self.zero_stage == 3 and isinstance(self.policy, PolicyModel):
             set_z3_leaf_modules(self.policy, [ChunkedHead])
         # The module is cast to bfloat16 as a whole; position tables must stay float32 or far positions blur.
         tables = {name: buffer for name, buffer in self.policy.named_buffers() if buffer.is_floating_point()}
         engine, *_ = deepspeed.initialize(
             model=self.policy,
-            optimizer=make_optimizer(self.policy, self.config.train),
+            optimizer=make_optimizer(self.policy, self.train_config),
             config=deepspeed_config(
                 self.config,
                 self.world_size,
@@ -257,72 +373,20 @@ class PolicyEngine:
             self.policy.get_submodule(owner)._buffers[last] = table.to(self.device)
         return engine
 
-    def _gather(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+    def gather(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Within it these parameters are whole on every rank, to be read."""
+        return self._gathered(parameters, None)
+
+    def gather_to_write(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Within it these parameters are whole on every rank; what rank 0 writes into them stays."""
+        return self._gathered(parameters, 0)
+
+    def _gathered(self, parameters: Sequence[nn.Parameter], writer: int | None) -> AbstractContextManager[object]:
         if self.zero_stage < 3:
             return contextlib.nullcontext()
         import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(parameters))
-
-    def _write_model(self, folder: Path, weights: dict[str, Tensor], adapter: dict[str, Tensor]) -> None:
-        from safetensors.torch import save_file
-
-        causal = self.policy.causal
-        unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-        unfinished.mkdir(parents=True)
-        # A twin without memory: the training model's parameters may be sharded, wrapped or adapted.
-        with torch.device("meta"):
-            twin = type(causal)(causal.config)
-        twin.generation_config = causal.generation_config
-        twin.save_pretrained(unfinished, state_dict=weights)
-        load_tokenizer(self.model_folder).save_pretrained(unfinished)
-        if isinstance(self.policy.model, peft.PeftModel):
-            settings = self.policy.model.peft_config["default"]
-            (unfinished / "adapter").mkdir()
-            settings.save_pretrained(str(unfinished / "adapter"))
-            save_file(adapter, unfinished / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
-        old = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-        if folder.exists():
-            folder.rename(old)
-        unfinished.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.device:
-    """This rank's device, once all ranks have met; gloo on CPUs, nccl on GPUs, every collective with the deadline."""
-    use_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    if world_size > 1:  # a process that is alone must not look like a rank of torchrun to the children that it starts
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
-    if not use_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Else the first start compiles a C++ extension for a minute, which needs a compiler and buys nothing here.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
-    if use_gpu:
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        deadline = timedelta(seconds=timeout_seconds)
-        backend = "nccl" if use_gpu else "gloo"
-        if world_size == 1:  # no port: nobody else has to find it
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=deadline)
-        elif "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
-            raise MachineError(
-                "MASTER_ADDR and MASTER_PORT are not set", f"rank {rank}", "start the ranks with torchrun or Ray"
-            )
-        else:
-            dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=deadline)
-    if dist.get_world_size() != world_size or dist.get_rank() != rank:
-        raise MachineError(
-            f"this process is already rank {dist.get_rank()} of {dist.get_world_size()}",
-            f"rank {rank} of {world_size}",
-            "use one process for each rank",
-        )
-    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
-    return device
+        return deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=writer)
 
 
 def silence_dropout(model: nn.Module) -> None:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from oxrl_core.engine.policy import PolicyEngine
 
 FORMAT = 1
+REFERENCE_FILE = "reference.safetensors"
 
 
 def save_state(policy: PolicyEngine, folder: Path) -> None:
-    """Writes rank-k.safetensors, rank-k.json and, last, the receipt rank-k.ok."""
+    """Writes rank-k.safetensors, rank-k.json and, last, the receipt rank-k.ok; rank 0 a refreshed reference as well."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     optimizer = base_optimizer(policy)
@@ -40,9 +41,21 @@ def save_state(policy: PolicyEngine, folder: Path) -> None:
     tensors |= states
     weights_file, facts_file = _names(folder, policy.rank)
     save_file(tensors, weights_file)
-    facts = {**_identity(policy), "num_steps": policy.num_steps, "random": scalars}
+    facts = {
+        **_identity(policy),
+        "num_steps": policy.num_steps,
+        "running": policy.running,
+        "reference_is_refreshed": policy.reference is not None and policy.reference.is_refreshed,
+        "random": scalars,
+    }
     facts_file.write_text(json.dumps(facts), encoding="utf-8")
-    write_rank_receipt(folder, policy.rank, [weights_file, facts_file])
+    files = [weights_file, facts_file]
+    if policy.reference is not None and policy.reference.is_refreshed:
+        reference = policy.reference.tensors(policy.gather, keep=policy.rank == 0)
+        if policy.rank == 0:
+            save_file(reference, folder / REFERENCE_FILE)
+            files.append(folder / REFERENCE_FILE)
+    write_rank_receipt(folder, policy.rank, files)
 
 
 def load_state(policy: PolicyEngine, folder: Path) -> None:
@@ -58,6 +71,7 @@ def load_state(policy: PolicyEngine, folder: Path) -> None:
             str(folder),
             "resume with the train.num_workers of the run that wrote it",
         ) from error
+    facts = {"head": "tokens", **facts}  # the first format had no other
     for key, mine in _identity(policy).items():
         if facts.get(key) != mine:
             raise CheckpointError(
@@ -79,8 +93,23 @@ def load_state(policy: PolicyEngine, folder: Path) -> None:
             if not mine:
                 optimizer.state.pop(master)
     refresh_weights(policy)
+    _load_reference(policy, folder, bool(facts.get("reference_is_refreshed")))
     policy.num_steps = int(facts["num_steps"])
+    policy.running = {str(name): float(value) for name, value in facts.get("running", {}).items()}
     restore_random_states(tensors, facts["random"], policy.device)
+
+
+def _load_reference(policy: PolicyEngine, folder: Path, is_refreshed: bool) -> None:
+    if policy.reference is None:
+        return  # dropped, or nobody here asks it
+    if not is_refreshed:
+        policy.reference.reset()
+        return
+    try:
+        tensors = load_file(folder / REFERENCE_FILE)
+    except FileNotFoundError as error:
+        raise CheckpointError("the refreshed reference is missing", str(folder), "take another checkpoint") from error
+    policy.reference.restore(tensors, policy.gather_to_write)
 
 
 def base_optimizer(policy: PolicyEngine) -> torch.optim.Optimizer:
@@ -145,6 +174,7 @@ def _identity(policy: PolicyEngine) -> dict[str, Any]:
     """What must be equal for the flat pieces to mean the same."""
     return {
         "format": FORMAT,
+        "head": policy.head,
         "world_size": policy.world_size,
         "zero_stage": policy.zero_stage,
         "precision": policy.precision,

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from oxrl_core.errors import ModelError
+from oxrl_core.models.heads import use_scalar_score
 from oxrl_core.models.miniature import make_miniature
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     from oxrl_core.config.schema import ModelConfig
 
@@ -62,9 +73,70 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_policy(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model on the CPU in `dtype`, ready to train: no cache, gradient checkpointing as configured."""
+    """The causal model on the CPU in `dtype`, ready to train: no cache, gradient checkpointing as configured."""
+    return _load(AutoModelForCausalLM, folder, model, dtype)
+
+
+def load_backbone(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """As load_policy, without the output head; the folder may hold a causal model, a reward model or a backbone."""
+    return _load(AutoModel, folder, model, dtype)
+
+
+def load_scorer(folder: Path, model: ModelConfig, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    """As load_policy, with one score in place of the output head: from a reward model's folder or a causal one.
+
+    Only a causal model may lack the score head; then it starts from the seed. config.pad_token_id is a token that no
+    row ends with: by it transformers finds the end of a row.
+    """
     try:
-        policy, info = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the model cannot be loaded: {_first_line(error)}", str(folder), "the folder needs a config.json"
+        ) from error
+    has_score = any("SequenceClassification" in name for name in config.architectures or [])
+    if has_score and config.num_labels != 1:
+        raise ModelError(f"the model gives {config.num_labels} labels", str(folder), "a reward model gives one score")
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = config.pad_token_id = _padding_of_rows(config, load_tokenizer(folder))
+    with torch.random.fork_rng(devices=[]):  # transformers draws a head that is missing
+        may_lack = () if has_score else ("score.weight",)
+        scorer = _load(AutoModelForSequenceClassification, folder, model, dtype, may_lack, config=config)
+    use_scalar_score(scorer)
+    if not has_score:
+        scorer.score.reset(seed)
+    return scorer
+
+
+def _padding_of_rows(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token that stands at no row's end, so that the last other token is the end."""
+    ends = {tokenizer.eos_token_id}
+    for part in (config, config.get_text_config()):
+        ends.update(part.eos_token_id if isinstance(part.eos_token_id, list) else [part.eos_token_id])
+    written = config.get_text_config().pad_token_id
+    for token in (written, tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id):
+        if token is not None and token not in ends:
+            return int(token)
+    raise ModelError(
+        "no token can pad the rows of a reward model: pad, bos and unk are missing or end a text",
+        str(tokenizer.name_or_path),
+        "set pad_token in tokenizer_config.json to a token of the vocabulary that no text uses",
+    )
+
+
+def _load(
+    auto_class: type[_BaseAutoModelClass],
+    folder: Path,
+    model: ModelConfig,
+    dtype: torch.dtype,
+    may_lack: Sequence[str] = (),
+    **options: Any,
+) -> PreTrainedModel:
+    report = logging.getLogger("transformers.modeling_utils")
+    level = report.level
+    report.setLevel(logging.ERROR)  # its table of missing weights: what matters of it is raised below
+    try:
+        loaded, info = auto_class.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=model.attention,
@@ -72,6 +144,7 @@ def load_policy(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrai
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
@@ -80,18 +153,21 @@ def load_policy(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrai
             "the folder needs config.json and safetensors weights of a causal language model; "
             "model.attention: eager works everywhere",
         ) from error
+    finally:
+        report.setLevel(level)
     # A head that is not in the files would be trained from random weights, and nobody would see why it is so bad.
     wrong = [*info["missing_keys"], *(str(entry[0]) for entry in info.get("mismatched_keys") or [])]
+    wrong = [name for name in wrong if name not in may_lack]
     if wrong:
         raise ModelError(
             f"{len(wrong)} weights of the model are not in its files: {', '.join(sorted(map(str, wrong))[:5])}",
             str(folder),
             "take a complete checkpoint of this architecture",
         )
-    policy.config.use_cache = False
+    loaded.config.use_cache = False
     if model.gradient_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return policy
+        loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return loaded
 
 
 def _fetch(hub_id: str, revision: str | None) -> Path:

@@ -7,42 +7,50 @@ in backward, so peak memory does not grow with T x V. Everything is token-aligne
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import peft
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from oxrl_core.errors import ModelError
+from oxrl_core.models.decoder import DecoderModel, run_recomputed, spread
+from oxrl_core.models.heads import ScalarHead, state_values
 from oxrl_core.types import TokenBatch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Logits of one chunk: 64M float32 values are 256 MiB, and three such tensors live at once.
 CHUNK_ELEMENTS = 2**26
-MASKED_ATTENTIONS = ("sdpa", "eager")  # the implementations that take a mask per pair of tokens
 Signals = tuple[Tensor, Tensor | None]
+# (logits (N, V) float32, targets (N,), ...) -> tensors (N,). It runs again in backward, so it must be a pure function.
+Reader = Callable[..., tuple[Tensor | None, ...]]
 
 
-class PolicyModel(nn.Module):
-    """A causal language model whose forward pass gives log-probs (and entropy) instead of logits."""
+@dataclass(frozen=True)
+class Distillation:
+    """What is read of a student's logits beside the states of a teacher."""
 
-    def __init__(self, model: nn.Module, *, chunk_elements: int = CHUNK_ELEMENTS) -> None:
-        super().__init__()
-        self.model = model
-        head = self.causal.get_output_embeddings()
+    read: Reader  # (logits, targets, teacher states) -> (values,)
+    states: Tensor  # (B, T, ...): PolicyModel.states of the teacher
+
+
+class PolicyModel(DecoderModel):
+    """A causal language model whose forward pass gives log-probs (and entropy) instead of logits.
+
+    With a value head it is its own critic: one forward pass gives both.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, value_head: ScalarHead | None = None, chunk_elements: int = CHUNK_ELEMENTS
+    ) -> None:
+        super().__init__(model)
+        head = self.base.get_output_embeddings()
         if head is None:
-            raise ModelError(f"{type(self.causal).__name__} has no output head", "model.path", "take a causal model")
-        config = self.causal.config.get_text_config()
+            raise ModelError(f"{type(self.base).__name__} has no output head", "model.path", "take a causal model")
+        config = self.base.config.get_text_config()
         self.head = ChunkedHead(head, logit_transform(config), max(1, chunk_elements // int(config.vocab_size)))
+        self.value_head = value_head
         self.uses_own_head = True  # check_head turns it off where the model does something else to its logits
-
-    @property
-    def causal(self) -> PreTrainedModel:
-        """The transformers model itself; adapters live inside its layers."""
-        return self.model.get_base_model() if isinstance(self.model, peft.PeftModel) else self.model
 
     def forward(
         self,
@@ -51,61 +59,57 @@ class PolicyModel(nn.Module):
         position_ids: Tensor,  # (B, T)
         segment_ids: Tensor,  # (B, T), 0 on padding
         *,
-        temperature: float,
+        temperature: float = 1.0,
         with_entropy: bool = False,
         wanted: Tensor | None = None,  # (B, T) bool; none: every token that has a predecessor
-    ) -> Signals:
+        with_values: bool = False,
+        distillation: Distillation | None = None,
+    ) -> tuple[Any, ...]:
         """Log-probs (B, T) float32 at `temperature`, and exact entropies (B, T) of the distribution at each token.
 
-        0 on padding, at the first token of a segment, and outside `wanted`.
+        0 on padding, at the first token of a segment, and outside `wanted`. With a `distillation` its values (B, T)
+        stand in place of both. `with_values` adds, last, the values of the states (heads.state_values).
         """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": self._mask(attention_mask, segment_ids),
-            "position_ids": position_ids,
-            "use_cache": False,
-        }
+        inputs = self.decoder_inputs(input_ids, attention_mask, position_ids, segment_ids)
         # Flat indices of the asked tokens, and of the tokens before them, whose hidden states predict them.
         asked = torch.zeros_like(attention_mask, dtype=torch.bool)
         asked[:, 1:] = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
         if wanted is not None:
             asked &= wanted
         index = asked.flatten().nonzero().squeeze(1)
-        targets = input_ids.flatten()[index]
-        if self.uses_own_head:
-            hidden = self.causal.get_decoder()(**inputs).last_hidden_state
-            values, entropy = self.head(
-                hidden.flatten(0, 1).index_select(0, index - 1), targets, temperature, with_entropy
-            )
+        along = [input_ids.flatten()[index]]
+        if distillation is None:
+            read: Reader = partial(signals_of_logits, temperature=temperature, with_entropy=with_entropy)
         else:
-            values, entropy = _run_recomputed(self._whole_forward, inputs, index, targets, temperature, with_entropy)
-        return _spread(values, index, input_ids), _spread(entropy, index, input_ids)
+            read = distillation.read
+            along.append(distillation.states.flatten(0, 1).index_select(0, index - 1))
+        hidden = self.hidden(inputs) if self.uses_own_head or with_values else None
+        if self.uses_own_head:
+            parts = self.head(hidden.flatten(0, 1).index_select(0, index - 1), *along, read=read)
+        else:
+            parts = run_recomputed(self._whole_forward, inputs, index, *along, read=read)
+        signals = tuple(spread(part, index, input_ids) for part in parts)
+        if self.value_head is None:
+            return signals
+        if with_values:
+            return *signals, state_values(self.value_head, hidden, segment_ids)
+        # A sum over no state: ZeRO would keep the last step's gradient of a parameter that backward does not reach.
+        nothing = self.value_head(torch.zeros(0, self.value_head.in_features, device=input_ids.device)).sum()
+        return signals[0] + nothing, *signals[1:]
 
     def _whole_forward(
-        self, inputs: dict[str, Any], index: Tensor, targets: Tensor, temperature: float, with_entropy: bool
-    ) -> Signals:
-        logits = self.causal(**inputs).logits
-        return signals_of_logits(logits.flatten(0, 1).index_select(0, index - 1), targets, temperature, with_entropy)
+        self, inputs: dict[str, Any], index: Tensor, *along: Tensor, read: Reader
+    ) -> tuple[Tensor | None, ...]:
+        logits = self.base(**inputs).logits
+        return read(logits.flatten(0, 1).index_select(0, index - 1).float(), *along)
 
-    def _mask(self, attention_mask: Tensor, segment_ids: Tensor) -> Tensor:
-        """The padding mask, or for packed rows a block-diagonal causal mask (B, 1, T, T)."""
-        if int(segment_ids.max()) <= 1:
-            return attention_mask
-        attention = self.causal.config._attn_implementation
-        if attention not in MASKED_ATTENTIONS:
-            raise ModelError(f"attention '{attention}' cannot mask packed rows", "model.attention", "use sdpa")
-        length = segment_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-        # Padding is segment 0 and sees itself: a row without any visible token would turn into NaN.
-        mask = (causal & (segment_ids[:, :, None] == segment_ids[:, None, :]))[:, None]
-        if attention == "sdpa":
-            return mask
-        dtype = next(self.causal.parameters()).dtype
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    def states(self, inputs: dict[str, Any]) -> Tensor:
+        """What `logits` needs to know of each token, (B, T, H); (B, T, V) where the model's own forward must serve."""
+        return self.hidden(inputs) if self.uses_own_head else self.base(**inputs).logits
 
-    def can_pack(self) -> bool:
-        """Whether this attention implementation can be told about the borders of packed examples."""
-        return self.causal.config._attn_implementation in MASKED_ATTENTIONS
+    def logits(self, states: Tensor) -> Tensor:
+        """Float32 logits (N, V) of states (N, ...)."""
+        return self.head.logits(states) if self.uses_own_head else states.float()
 
     @torch.no_grad()
     def check_head(self) -> float:
@@ -113,15 +117,15 @@ class PolicyModel(nn.Module):
 
         To be called once after loading. A head may do what nobody announced (scale, cap, add); this sees it.
         """
-        device = next(self.causal.parameters()).device
+        device = next(self.base.parameters()).device
         length = 8
-        ids = torch.arange(1, length + 1, device=device)[None] % int(self.causal.config.get_text_config().vocab_size)
+        ids = torch.arange(1, length + 1, device=device)[None] % int(self.base.config.get_text_config().vocab_size)
         ones = torch.ones_like(ids)
         places = torch.arange(length, device=device)[None]
         was_training = self.training
         self.eval()
         mine, _ = self(ids, ones.bool(), places, ones, temperature=1.0)
-        logits = self.causal(input_ids=ids, attention_mask=ones, position_ids=places, use_cache=False).logits
+        logits = self.base(input_ids=ids, attention_mask=ones, position_ids=places, use_cache=False).logits
         theirs, _ = signals_of_logits(logits[0, :-1], ids[0, 1:], 1.0, False)
         self.train(was_training)
         difference = float((mine[0, 1:] - theirs).abs().max())
@@ -143,22 +147,20 @@ class ChunkedHead(nn.Module):
         self.transform = transform
         self.chunk_tokens = chunk_tokens
 
-    def forward(self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> Signals:
-        """Log-probs (N,) of the targets given the hidden states (N, H) before them, and entropies (N,)."""
+    def forward(self, hidden: Tensor, *along: Tensor, read: Reader) -> tuple[Tensor | None, ...]:
+        """What `read` makes of the logits of the hidden states (N, H), with the tensors that go along, (N, ...)."""
         if hidden.shape[0] <= self.chunk_tokens:
-            return self._chunk(hidden, targets, temperature, with_entropy)
-        parts = [
-            _run_recomputed(self._chunk, some_hidden, some_targets, temperature, with_entropy)
-            for some_hidden, some_targets in zip(
-                hidden.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True
-            )
-        ]
-        entropy = torch.cat([part[1] for part in parts if part[1] is not None]) if with_entropy else None
-        return torch.cat([part[0] for part in parts]), entropy
+            return self._chunk(hidden, *along, read=read)
+        pieces = zip(*(tensor.split(self.chunk_tokens) for tensor in (hidden, *along)), strict=True)
+        parts = [run_recomputed(self._chunk, *piece, read=read) for piece in pieces]
+        return tuple(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
 
-    def _chunk(self, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> Signals:
-        logits = self.transform(self.head.forward(hidden).float())  # (n, V)
-        return signals_of_logits(logits, targets, temperature, with_entropy)
+    def _chunk(self, hidden: Tensor, *along: Tensor, read: Reader) -> tuple[Tensor | None, ...]:
+        return read(self.logits(hidden), *along)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits (N, V)."""
+        return self.transform(self.head.forward(hidden).float())
 
 
 def signals_of_logits(logits: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> Signals:
@@ -207,18 +209,3 @@ def unpack(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
         segment_ids=present.long(),
     )
     return rows, source
-
-
-def _run_recomputed(function: Callable[..., Signals], *arguments: Any) -> Signals:
-    """The function's value; its intermediate tensors are recomputed in backward instead of kept."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]  # checkpoint is untyped
-
-
-def _spread(values: Tensor | None, index: Tensor, like: Tensor) -> Any:
-    """Values (N,) at their flat places of a (B, T) tensor that is 0 elsewhere; None stays None."""
-    if values is None:
-        return None
-    flat = torch.zeros(like.numel(), dtype=torch.float32, device=like.device)
-    return flat.index_put((index,), values).view(like.shape)

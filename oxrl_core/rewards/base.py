@@ -1,9 +1,13 @@
 """The catalogue of rewards, and the scoring of one step's rollouts under a deadline.
 
-The verdicts of a step are computed in worker processes, not in threads: a regular expression that backtracks for ever
-holds the interpreter's lock, so no thread of the driver could tell that the deadline has passed. The workers are plain
-interpreters (rewards/worker.py), started once and kept: a fork of the driver would copy the locks of Ray's and torch's
-threads. They isolate against hanging and crashing, not against malice.
+A reward is a function of a rollout, or of all rollouts of one prompt (`scope="group"`); its keyword-only arguments are
+its YAML keys. The verdicts of a step are computed in worker processes, not in threads: a regular expression that
+backtracks for ever holds the interpreter's lock, so no thread of the driver could tell that the deadline has passed.
+The workers are plain interpreters (rewards/worker.py), started once and kept: a fork of the driver would copy the locks
+of Ray's and torch's threads. They isolate against hanging and crashing, not against malice.
+
+Verdicts that somebody else computes (a judge behind a URL, a reward model on a GPU) come from a `Service` instead: the
+driver only waits for it, and what it remembers (budget, cache, connections) must be one thing, not one per process.
 """
 
 from __future__ import annotations
@@ -18,45 +22,102 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Pipe, wait
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from oxrl_core.discover import Catalogue, Function, summary_of
 from oxrl_core.errors import RewardError
-from oxrl_core.types import Rollout, Score
+from oxrl_core.parameters import Parameters, parameters_of
+from oxrl_core.types import Metrics, Rollout, Score
 
-RewardFunction = TypeVar("RewardFunction", bound=Callable[[Rollout], Any])
+Scope = Literal["rollout", "group"]
+RewardFunction = TypeVar("RewardFunction", bound=Callable[..., Any])
 
 START_SECONDS = 120.0  # for a worker to import the reward's module; not part of a step's deadline
 MAX_WORKERS = 4  # verdicts are short; more interpreters would take the cores of the sampler
 CHUNK = 16  # rollouts sent at once: what a hanging verdict can take with it
 
 
+class Service(Protocol):
+    """What computes the verdicts of a reward outside the driver's own Python. It keeps the deadline itself."""
+
+    def ready(self) -> Any:
+        """Raises where it cannot work here, before the run has spent anything; else what it is."""
+        ...
+
+    def score(self, rollouts: Sequence[Rollout], timeout_seconds: float) -> list[Score]:
+        """One verdict per rollout, in order."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """What it did so far, counted."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Reward:
-    """A function of a rollout with the name it is called by. Calling it never raises: an error is a verdict too."""
+    """A reward with the name it is called by and the values of its parameters. What its function raises is a
+    verdict too."""
 
     name: str
-    function: Callable[[Rollout], Any]
+    function: Callable[..., Any]
     summary: str = ""
+    scope: Scope = "rollout"  # what the function sees: one rollout, or the list of all rollouts of a prompt
+    params: dict[str, Any] = field(default_factory=dict[str, Any])  # in the catalogue: the defaults
+    needs_answer: bool = False  # it compares with the row's reference answer
+    service: Service | None = field(default=None, compare=False, repr=False)
+    make_service: Callable[..., Service] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def parameters(self) -> Parameters:
+        """What a configuration may set."""
+        return parameters_of(self.function, "a reward", may_require=True)
 
     def __call__(self, rollout: Rollout) -> Score:
         """The verdict on one rollout, in this process and without a deadline."""
+        return self.judge([rollout])[0]
+
+    def judge(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """The verdicts on the rollouts of one prompt, in this process and without a deadline."""
+        if self.service is not None:
+            return self.service.score(rollouts, math.inf)
+        if self.scope == "rollout":
+            return [self._judge_one(rollout) for rollout in rollouts]
         try:
-            result = self.function(rollout)
+            results = self.function(list(rollouts), **self.params)
+        except (Exception, SystemExit) as error:  # as below
+            return [failed(f"{type(error).__name__}: {error}")] * len(rollouts)
+        if not isinstance(results, list | tuple):
+            return [failed(f"the reward returned {results!r}, which is no list of scores")] * len(rollouts)
+        scores = cast("Sequence[Any]", results)
+        if len(scores) != len(rollouts):
+            return [failed(f"the reward gave {len(scores)} scores for {len(rollouts)} rollouts")] * len(rollouts)
+        return [_as_score(score) for score in scores]
+
+    def _judge_one(self, rollout: Rollout) -> Score:
+        try:
+            return _as_score(self.function(rollout, **self.params))
         except (Exception, SystemExit) as error:  # whatever it raises is its verdict: sys.exit(0) must not end a run
             return failed(f"{type(error).__name__}: {error}")
-        if isinstance(result, Score):
-            if result.status in ("ok", "no_answer") and not math.isfinite(result.value):
-                return failed(f"the reward's value is {result.value}")
-            return result
-        try:
-            value = float(result)
-        except (TypeError, ValueError):
-            return failed(f"the reward returned {result!r}, which is no number and no Score")
-        return Score(value) if math.isfinite(value) else failed(f"the reward's value is {value}")
+
+
+def _as_score(result: Any) -> Score:
+    """The verdict that a reward's answer means."""
+    if isinstance(result, Score):
+        if result.status in ("ok", "no_answer") and not math.isfinite(result.value):
+            return failed(f"the reward's value is {result.value}")
+        return result
+    try:
+        value = float(result)
+    except (TypeError, ValueError):
+        return failed(f"the reward returned {result!r}, which is no number and no Score")
+    return Score(value) if math.isfinite(value) else failed(f"the reward's value is {value}")
 
 
 def failed(detail: str) -> Score:
@@ -65,43 +126,75 @@ def failed(detail: str) -> Score:
 
 
 def _describe(name: str, function: Function) -> Reward:
-    return Reward(name, function, summary_of(function))
+    defaults = parameters_of(function, "a reward", may_require=True).defaults
+    return Reward(name, function, summary_of(function), params=defaults)
 
 
 _catalogue: Catalogue[Reward] = Catalogue("reward", "oxrl_core.rewards", _describe)
 
 
-def reward(name: str) -> Callable[[RewardFunction], RewardFunction]:
-    """A decorator that registers a function of a rollout under a name and returns it unchanged.
+def reward(
+    name: str,
+    *,
+    scope: Scope = "rollout",
+    needs_answer: bool = False,
+    service: Callable[..., Service] | None = None,
+) -> Callable[[RewardFunction], RewardFunction]:
+    """A decorator that registers a reward function under a name and returns it unchanged.
 
-    The function returns a number or a Score; what it raises becomes a Score with status "error".
+    The function sees a rollout and returns a number or a Score; with scope "group" it sees the list of a prompt's
+    rollouts and returns as many. What it raises becomes a Score with status "error". `service` makes, from the
+    parameters, what computes the verdicts instead of the worker processes.
     """
 
     def register(function: RewardFunction) -> RewardFunction:
-        _catalogue.add(name, function, _describe(name, function))
+        entry = replace(_describe(name, function), scope=scope, needs_answer=needs_answer, make_service=service)
+        _catalogue.add(name, function, entry)
         return function
 
     return register
 
 
-def get_reward(name: str) -> Reward:
-    """The reward of that name, or of your own function at `package.module:function`."""
-    return _catalogue.get(name)
+def get_reward(name: str, params: Mapping[str, Any] | None = None) -> Reward:
+    """The reward of that name, or of your own function at `package.module:function`, with every parameter's value."""
+    entry = _catalogue.get(name)
+    filled = entry.parameters.fill(params or {}, section="reward", owner=entry.name)
+    service = entry.make_service(**filled) if entry.make_service else None
+    return replace(entry, params=filled, service=service)
 
 
 def all_rewards() -> dict[str, Reward]:
-    """Every built-in reward, by name."""
+    """Every built-in reward, by name, with the defaults of its parameters."""
     return _catalogue.all()
 
 
+def split_groups(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """The rollouts prompt by prompt: a new group starts at each sample_index 0.
+
+    Not at each new prompt id: a prompt that is drawn twice in one step makes two groups.
+    """
+    groups: list[list[Rollout]] = []
+    for rollout in rollouts:
+        if rollout.sample_index == 0 or not groups:
+            groups.append([])
+        groups[-1].append(rollout)
+    return groups
+
+
 def score_rollouts(reward: Reward, rollouts: Sequence[Rollout], timeout_seconds: float) -> list[Score]:
-    """One verdict per rollout, in order, after at most `timeout_seconds`: "timeout" for what did not come by then."""
+    """One verdict per rollout, in order, after at most `timeout_seconds`: "timeout" for what did not come by then.
+
+    The rollouts come prompt by prompt, each prompt's with sample_index 0, 1, ...
+    """
+    if reward.service is not None:
+        return reward.service.score(rollouts, timeout_seconds) if rollouts else []
+    jobs = split_groups(rollouts) if reward.scope == "group" else [[rollout] for rollout in rollouts]
     with _lock:
         pool = _pools.get(reward.name)
         if pool is None or pool.reward != reward:
             close_workers()  # a run has one reward; another one's workers would only hold memory
             pool = _pools[reward.name] = _Pool(reward)
-        return pool.score(rollouts, timeout_seconds)
+        return pool.score(jobs, timeout_seconds)
 
 
 def close_workers() -> None:
@@ -112,7 +205,7 @@ def close_workers() -> None:
 
 
 class _Worker:
-    """One process that scores chunks of rollouts and answers one verdict at a time."""
+    """One process that scores chunks of jobs and answers one job's verdicts at a time."""
 
     def __init__(self, reward: Reward) -> None:
         try:
@@ -132,7 +225,7 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
-        self.pending: list[int] = []  # rollouts sent and not yet answered, in the order of the answers
+        self.pending: list[int] = []  # jobs sent and not yet answered, in the order of the answers
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once: the first receive says so
             self.connection.send_bytes(message)
 
@@ -184,29 +277,39 @@ class _Pool:
         for worker in list(self.workers):
             self.drop(worker)
 
-    def score(self, rollouts: Sequence[Rollout], timeout_seconds: float) -> list[Score]:
-        scores: list[Score | None] = [None] * len(rollouts)
-        waiting = deque(range(len(rollouts)))
+    def score(self, jobs: Sequence[list[Rollout]], timeout_seconds: float) -> list[Score]:
+        """One verdict per rollout of each job; a job is what the reward's function sees at once."""
+        results: list[list[Score] | None] = [None] * len(jobs)
+        waiting = deque(range(len(jobs)))
+        chunk = max(1, CHUNK // max((len(job) for job in jobs), default=1))
         # Two even on one core: where one hangs, the other goes on.
-        num_workers = min(MAX_WORKERS, max(2, os.cpu_count() or 1), -(-len(rollouts) // CHUNK))
-        self.start(num_workers)
+        self.start(min(MAX_WORKERS, max(2, os.cpu_count() or 1), -(-len(jobs) // chunk)))
         try:
-            self._collect(rollouts, scores, waiting, time.monotonic() + timeout_seconds)
+            self._collect(jobs, results, waiting, chunk, time.monotonic() + timeout_seconds)
         finally:
             # A worker that still owes verdicts hangs, or was interrupted: the next step must not read its answers.
             for worker in [worker for worker in self.workers if worker.pending]:
                 self.drop(worker)
         late = Score(math.nan, "timeout", detail=f"no verdict within {timeout_seconds:g} s")
-        return [late if score is None else score for score in scores]
+        return [
+            score
+            for job, result in zip(jobs, results, strict=True)
+            for score in ([late] * len(job) if result is None else result)
+        ]
 
     def _collect(
-        self, rollouts: Sequence[Rollout], scores: list[Score | None], waiting: deque[int], deadline: float
+        self,
+        jobs: Sequence[list[Rollout]],
+        results: list[list[Score] | None],
+        waiting: deque[int],
+        chunk: int,
+        deadline: float,
     ) -> None:
         """Fills in verdicts until all are there or the deadline has passed."""
         while True:
             for worker in self.workers:
                 if waiting and not worker.pending:
-                    self._send(worker, [waiting.popleft() for _ in range(min(CHUNK, len(waiting)))], rollouts, deadline)
+                    self._send(worker, [waiting.popleft() for _ in range(min(chunk, len(waiting)))], jobs, deadline)
             busy = [worker for worker in self.workers if worker.pending]
             seconds = deadline - time.monotonic()
             if not busy or seconds <= 0:
@@ -216,29 +319,35 @@ class _Pool:
                 if worker.connection not in ready:
                     continue
                 try:
-                    scores[worker.pending[0]] = worker.connection.recv()
+                    results[worker.pending[0]] = worker.connection.recv()
                     worker.pending.pop(0)
                 except (EOFError, OSError):
-                    self._replace(worker, scores, waiting)
+                    self._replace(worker, jobs, results, waiting)
 
-    def _send(self, worker: _Worker, chunk: list[int], rollouts: Sequence[Rollout], deadline: float) -> None:
+    def _send(self, worker: _Worker, chunk: list[int], jobs: Sequence[list[Rollout]], deadline: float) -> None:
         worker.pending = chunk
         seconds = max(deadline - time.monotonic(), 0.0)
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: the next receive says so
-                worker.connection.send((seconds, [rollouts[index] for index in chunk]))
+                worker.connection.send((seconds, [jobs[index] for index in chunk]))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise RewardError(
                 f"a rollout's row holds something that cannot be sent to the reward's process: {error}",
-                where=rollouts[chunk[0]].prompt.id,
+                where=jobs[chunk[0]][0].prompt.id,
                 next_step="keep plain values (text, numbers, bytes, lists, mappings) in the dataset's rows",
             ) from error
 
-    def _replace(self, worker: _Worker, scores: list[Score | None], waiting: deque[int]) -> None:
-        """Blames the rollout at which the worker died, puts the others back, and starts a new worker."""
+    def _replace(
+        self,
+        worker: _Worker,
+        jobs: Sequence[list[Rollout]],
+        results: list[list[Score] | None],
+        waiting: deque[int],
+    ) -> None:
+        """Blames the job at which the worker died, puts the others back, and starts a new worker."""
         exit_code = worker.process.wait(timeout=10)
         guilty, *innocent = worker.pending
-        scores[guilty] = failed(f"the reward's process ended with exit code {exit_code}")
+        results[guilty] = [failed(f"the reward's process ended with exit code {exit_code}")] * len(jobs[guilty])
         waiting.extendleft(reversed(innocent))
         self.drop(worker)
         self.start(len(self.workers) + 1)

@@ -38,7 +38,7 @@ def final_number(text: str) -> float | None:
     return found[0] if mark else found[-1]
 
 
-@reward("gsm8k")
+@reward("gsm8k", needs_answer=True)
 def gsm8k(rollout: Rollout) -> Score:
     """1 where the number after the last `####` (else the last number) is the reference's, within 1e-5; else 0.
 
@@ -53,7 +53,7 @@ def gsm8k(rollout: Rollout) -> Score:
     return Score(float(abs(given - wanted) <= TOLERANCE))
 
 
-@reward("default")
+@reward("default", needs_answer=True)
 def default(rollout: Rollout) -> Score:
     """`gsm8k` where the reference is a number or a solution with `####`, else `exact`."""
     answer = reference(rollout)

@@ -14,13 +14,13 @@ def reference(rollout: Rollout) -> str:
     return answer
 
 
-@reward("exact")
+@reward("exact", needs_answer=True)
 def exact(rollout: Rollout) -> float:
     """1 where the completion, stripped, is the answer; else 0."""
     return float(rollout.text.strip() == reference(rollout))
 
 
-@reward("positions")
+@reward("positions", needs_answer=True)
 def positions(rollout: Rollout) -> Score:
     """Share of the answer's characters that stand at their place; EOS right behind the last one counts as one more.
 

@@ -1,7 +1,8 @@
 """The process that computes verdicts: `python -m oxrl_core.rewards.worker FD`, started by rewards/base.py.
 
-It reads the reward, then chunks of rollouts, from the descriptor FD, and writes one verdict at a time. It ends when the
-other side closes, and of itself when a chunk's deadline has long passed, so that a hanging verdict outlives nobody.
+It reads the reward, then chunks of jobs (a rollout, or all rollouts of a prompt), from the descriptor FD, and writes
+one job's verdicts at a time. It ends when the other side closes, and of itself when a chunk's deadline has long passed,
+so that a hanging verdict outlives nobody.
 Ctrl-C in a terminal reaches every process of the run: here it is ignored, because the driver decides when the run ends.
 """
 
@@ -29,12 +30,12 @@ def _serve(connection: Connection) -> None:
         return
     connection.send(None)
     while True:
-        seconds, rollouts = connection.recv()
+        seconds, jobs = connection.recv()
         # The default action of SIGALRM ends the process even while C code holds the interpreter's lock.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
-        for rollout in rollouts:
-            connection.send(reward(rollout))
+        for job in jobs:
+            connection.send(reward.judge(job))
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 

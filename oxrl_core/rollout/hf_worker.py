@@ -32,6 +32,7 @@ class TransformersWorker:
             model_folder, dtype=dtype, attn_implementation=config.model.attention
         )
         self.model.to(self.device).eval().requires_grad_(False)
+        self.top_p, self.top_k = config.rollout.top_p, config.rollout.top_k
         self.window = window(config, model_folder)
         self.stop_ids: set[int] = set()
         if config.rollout.stop_at_eos:
@@ -80,6 +81,8 @@ class TransformersWorker:
         reasons: list[FinishReason] = ["length"] * len(seeds)
         for column in range(max_tokens):
             scores = (logits.float() / temperature).log_softmax(-1)  # (B, V)
+            if not greedy:
+                scores = truncated(scores, self.top_p, self.top_k)
             tokens = scores.argmax(-1) if greedy else _inverse_cdf(scores, uniforms[alive, column])
             chosen = scores.gather(-1, tokens[:, None])[:, 0].tolist()
             kept: list[int] = []
@@ -168,6 +171,21 @@ class TransformersWorker:
     def wake(self) -> None:
         """Moves the weights back."""
         self.model.to(self.device)
+
+
+def truncated(scores: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Log-probs (B, V) of the distribution that is drawn from: -inf outside the k likeliest tokens and, of these, the
+    smallest set with probability p, and renormalised inside. Ties at the k-th place all stay, as in vLLM.
+    """
+    if 0 < top_k < scores.shape[-1]:
+        least = scores.topk(top_k, dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf).log_softmax(-1)
+    if top_p < 1:
+        ordered, order = scores.double().sort(dim=-1, descending=True, stable=True)
+        mass = ordered.exp()
+        is_cut = mass.cumsum(-1) - mass >= top_p  # the likelier tokens alone have that much; the first never is
+        scores = scores.masked_fill(is_cut.scatter(-1, order, is_cut), -torch.inf).log_softmax(-1)
+    return scores
 
 
 def _uniforms(seed: int, count: int) -> Tensor:

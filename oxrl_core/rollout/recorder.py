@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from oxrl_core.types import Rollout
+from oxrl_core.types import Credit, Rollout
 
 SCHEMA = pa.schema(
     [
@@ -23,7 +23,10 @@ SCHEMA = pa.schema(
         ("completion_text", pa.string()),
         ("rollout_logprobs", pa.list_(pa.float32())),
         ("trainer_logprobs", pa.list_(pa.float32())),  # null where the trainer did not look at the rollout
-        ("advantage", pa.float64()),
+        ("advantages", pa.list_(pa.float32())),  # null where it was not an advantage that was learned from
+        ("returns", pa.list_(pa.float32())),  # with a critic
+        ("values", pa.list_(pa.float32())),  # with a critic, before the update
+        ("ref_logprobs", pa.list_(pa.float32())),  # where they were measured before the update
         ("score", pa.float64()),  # null where the reward gave none
         ("score_status", pa.string()),
         ("score_parts", pa.string()),  # JSON
@@ -45,15 +48,14 @@ class Recorder:
         self,
         step: int,
         rollouts: Sequence[Rollout],
-        advantages: Sequence[float],
-        trainer_logprobs: Sequence[Sequence[float]] | None,
+        credits: Sequence[Credit] = (),
+        trainer_logprobs: Sequence[Sequence[float]] = (),
     ) -> Path:
-        """The file of the step. It appears whole or not at all."""
-        if trainer_logprobs is None:
-            trainer_logprobs = [None] * len(rollouts)  # type: ignore[list-item]
+        """The file of the step. It appears whole or not at all. Without credits it was learned from otherwise."""
+        missing = [None] * len(rollouts)
         rows = [
-            _row(step, rollout, advantage, logprobs)
-            for rollout, advantage, logprobs in zip(rollouts, advantages, trainer_logprobs, strict=True)
+            _row(step, rollout, credit, logprobs)
+            for rollout, credit, logprobs in zip(rollouts, credits or missing, trainer_logprobs or missing, strict=True)
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.parquet"
@@ -76,8 +78,9 @@ def read_rollouts(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(step: int, rollout: Rollout, advantage: float, logprobs: Sequence[float] | None) -> dict[str, Any]:
+def _row(step: int, rollout: Rollout, credit: Credit | None, logprobs: Sequence[float] | None) -> dict[str, Any]:
     score = rollout.score
+    measured = None if credit is None else credit.measurement
     return {
         "step": step,
         "prompt_id": rollout.prompt.id,
@@ -87,7 +90,10 @@ def _row(step: int, rollout: Rollout, advantage: float, logprobs: Sequence[float
         "completion_text": rollout.text,
         "rollout_logprobs": rollout.rollout_logprobs,
         "trainer_logprobs": logprobs,
-        "advantage": advantage,
+        "advantages": None if credit is None else credit.advantages,
+        "returns": (credit.returns or None) if credit else None,
+        "values": (measured.values or None) if measured else None,
+        "ref_logprobs": (measured.ref_logprobs or None) if measured else None,
         "score": None if score is None else score.value,
         "score_status": None if score is None else score.status,
         "score_parts": json.dumps({} if score is None else score.parts),

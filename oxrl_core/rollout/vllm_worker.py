@@ -28,7 +28,7 @@ FINISH_REASONS = {"stop": "stop", "length": "length"}
 
 
 class VllmWorker:
-    """A vLLM engine: token ids in and out, one request per sample with its own seed, no truncated distribution."""
+    """A vLLM engine: token ids in and out, one request per sample with its own seed."""
 
     # Switched off only by the tests that prove that the fingerprint notices.
     _repairs_tied_head = True
@@ -53,6 +53,7 @@ class VllmWorker:
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # else 20 s of C++ compilation at the first batch
         from vllm import LLM
 
+        self.top_p, self.top_k = config.rollout.top_p, config.rollout.top_k
         self.window = window(config, model_folder)
         self.stop_ids: list[int] = []
         if config.rollout.stop_at_eos:
@@ -75,7 +76,7 @@ class VllmWorker:
             skip_tokenizer_init=True,
             max_model_len=self.window,
             seed=config.run.seed,
-            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature applied
+            logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature, top_p, top_k
             # A folder's generation_config.json may hold top_p or a repetition penalty; they would bias the ratios.
             generation_config="vllm",
             **on_device,
@@ -112,6 +113,8 @@ class VllmWorker:
         requests = [
             SamplingParams(
                 temperature=0.0 if greedy else temperature,
+                top_p=1.0 if greedy else self.top_p,
+                top_k=0 if greedy else self.top_k,
                 seed=seed,
                 max_tokens=max_tokens,
                 logprobs=0,

@@ -25,7 +25,7 @@ class Completion:
     """What a worker drew for one sample, stamped with the version of the weights that drew it."""
 
     token_ids: list[int]  # ends with EOS when finish_reason is "stop"
-    logprobs: list[float]  # at the sampling temperature (greedy: at temperature 1)
+    logprobs: list[float]  # of the distribution drawn from: at its temperature, within top_p and top_k (greedy: at 1)
     finish_reason: FinishReason
     policy_version: int
 
@@ -45,7 +45,10 @@ class RolloutWorker(Protocol):
         max_tokens: int,
         greedy: bool,
     ) -> list[Completion]:
-        """One completion per row, each from its own seed: neighbours in the batch do not change it."""
+        """One completion per row, each from its own seed: neighbours in the batch do not change it.
+
+        Drawn within rollout.top_p and rollout.top_k; greedy ignores both, as it does the temperature.
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> None:

@@ -74,13 +74,15 @@ def start_group(
 ) -> WorkerGroup:
     """One worker per tuple of arguments: Ray actors on the cluster, or objects in this process where there is none.
 
-    The names `learner` and `sampler` get the shares of the run's plan; the learner's workers are also told their ranks.
+    The names `learner`, `sampler` and `scorer` get the shares of the run's plan; the learner's workers are also told
+    their ranks.
     """
     if cluster is None:
         return LocalGroup(worker, args_per_worker, config=config, name=name)
     if share is None:
         plan = cluster.plan
-        share = {"learner": plan.learner, "sampler": plan.sampler}.get(name, Share(plan.learner.num_cpus))
+        shares = {"learner": plan.learner, "sampler": plan.sampler, "scorer": plan.scorer}
+        share = shares.get(name, Share(plan.learner.num_cpus))
     return RayGroup.start(worker, args_per_worker, config=config, cluster=cluster, name=name, share=share)
 
 

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
     from oxrl_core.runs.rundir import RunDir
 
-SHOWN = ("reward/mean", "eval/reward", "eval/accuracy", "eval/loss", "loss", "entropy", "completion/length", "seconds")
+SHOWN = (
+    "reward/mean",
+    "eval/reward",
+    "eval/accuracy",
+    "eval/loss",
+    "preference/accuracy",
+    "loss",
+    "entropy",
+    "completion/length",
+    "seconds",
+)
 
 
 class Journal:
@@ -85,15 +95,16 @@ class Journal:
             self.run.append_metrics(facts | report.metrics)
         self.run.write_progress("training", report.step, total_steps, metrics=report.metrics)
         if self.recorder is not None and report.rollouts:
-            self.recorder.write(report.step, report.rollouts, report.advantages, report.trainer_logprobs)
+            self.recorder.write(report.step, report.rollouts, report.credits, report.trainer_logprobs)
         shown = " ".join(f"{name}={report.metrics[name]:.4g}" for name in SHOWN if name in report.metrics)
         print(f"step {report.step}/{total_steps} {shown}", flush=True)
         if every.samples_every and report.rollouts and report.step % every.samples_every == 0:
-            best = max(report.rollouts, key=reward_of)
-            print(
-                f"  best of step {report.step}: {best.prompt.text!r} -> {best.text!r} (reward {reward_of(best):.3f})",
-                flush=True,
+            judged = [rollout for rollout in report.rollouts if rollout.score is not None]
+            shown = max(judged, key=reward_of) if judged else report.rollouts[0]
+            reward = (
+                f"best of step {report.step} (reward {reward_of(shown):.3f})" if judged else f"of step {report.step}"
             )
+            print(f"  {reward}: {shown.prompt.text!r} -> {shown.text!r}", flush=True)
 
     def _say_dropped(self) -> None:
         """Rows that do not fit are counted in every row of metrics, and the first ones make an alert."""

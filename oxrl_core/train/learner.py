@@ -4,148 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from oxrl_core.algorithms.base import check_params, get_algorithm
-from oxrl_core.data.collate import collate_examples, collate_rollouts
-from oxrl_core.data.pack import pack, token_budget
-from oxrl_core.data.render import Example
-from oxrl_core.models.load import load_tokenizer
-from oxrl_core.train.step import Objective, max_over_ranks, placeholder, sum_over_ranks, train_step
 from oxrl_core.train.torchrun import TorchrunGroup
-from oxrl_core.types import Metrics, Rollout
+from oxrl_core.types import Credit, LabeledExample, Measurement, Metrics, PairExample, Rollout
 
 if TYPE_CHECKING:
-    from oxrl_core.config.schema import Config
     from oxrl_core.train.groups import WorkerGroup
+    from oxrl_core.train.lessons import Lesson
 
-
-class LearnerWorker:
-    """One training rank: a policy engine and the micro-batches it is fed."""
-
-    def __init__(self, config: Config, model_folder: Path, rank: int, world_size: int, total_steps: int) -> None:
-        from oxrl_core.engine.policy import PolicyEngine  # a driver that only talks to ranks needs no DeepSpeed
-
-        torch.manual_seed(config.run.seed)
-        algorithm = get_algorithm(config.algorithm.name)
-        self.config = config
-        self.pad_id = load_tokenizer(model_folder).pad_token_id
-        updates = config.train.updates_per_step if algorithm.kind == "rl" else 1
-        self.policy = PolicyEngine(
-            config, model_folder, rank=rank, world_size=world_size, total_steps=total_steps * updates
-        )
-        self.objective = Objective(
-            algorithm=algorithm,
-            params=check_params(algorithm, config.algorithm.params),
-            aggregation=config.algorithm.aggregation,
-            constant_length=config.rollout.max_completion_tokens,
-            temperature=config.rollout.temperature if algorithm.kind == "rl" else 1.0,
-            kl_coef=config.algorithm.kl_coef,
-            kl_estimator=config.algorithm.kl_estimator,
-            entropy_coef=config.algorithm.entropy_coef,
-        )
-        self.packing = config.data.packing
-        self.packing_is_checked = False
-
-    def ready(self) -> dict[str, Any]:
-        """What this rank is: parameters (all, trained), device and precision. Answers once everything is loaded."""
-        return self.policy.describe()
-
-    def train_on_rollouts(self, rollouts: list[Rollout], advantages: list[float]) -> tuple[Metrics, list[list[float]]]:
-        """The metrics of one RL step, and this rank's log-prob of each completion token before the update."""
-        parts = self.config.train.updates_per_step
-        chunks = [list(range(start, len(rollouts), parts)) for start in range(parts)]
-        updates = []  # per update: the rows of each micro-batch, and the micro-batches
-        for rows in chunks:
-            lengths = [len(rollouts[row].prompt.token_ids) + len(rollouts[row].token_ids) for row in rows]
-            groups = [[rows[i] for i in group] for group in token_budget(lengths, self.config.train.micro_batch_tokens)]
-            batches = [
-                collate_rollouts([rollouts[i] for i in group], [advantages[i] for i in group], self.pad_id)
-                for group in groups
-            ]
-            updates.append((groups, batches))
-        if parts > 1:
-            self._remember_old_logprobs([batch for _, batches in updates for batch in batches])
-        history = [train_step(self.policy, self.objective, batches) for _, batches in updates]
-        logprobs: list[list[float]] = [[] for _ in rollouts]
-        for groups, batches in updates:
-            for rows, batch in zip(groups, batches, strict=True):
-                for row, values, mask in zip(rows, batch.old_logprobs.cpu(), batch.completion_mask, strict=True):
-                    logprobs[row] = values[mask].tolist()
-        return average(history), logprobs
-
-    def _remember_old_logprobs(self, batches: list[Any]) -> None:
-        """Later updates of the step compare with the policy that drew the rollouts, not with the one just updated."""
-        rounds = int(max_over_ranks(self.policy, len(batches)))
-        with self.policy.no_grad():
-            for index in range(rounds):
-                batch = batches[index] if index < len(batches) else placeholder(batches, self.objective)
-                batch.old_logprobs, _ = self.policy.logprobs(batch, self.objective.temperature)
-
-    def train_on_examples(self, examples: list[Example]) -> Metrics:
-        """The metrics of one supervised step on this rank's examples."""
-        return train_step(self.policy, self.objective, self._batches(examples))
-
-    def evaluate_examples(self, examples: list[Example]) -> Metrics:
-        """Mean negative log-likelihood per completion token of held-out examples, over all ranks."""
-        batches = self._batches(examples)
-        rounds = int(max_over_ranks(self.policy, len(batches)))
-        total = tokens = 0.0
-        with self.policy.no_grad():
-            for index in range(rounds):
-                batch = batches[index] if index < len(batches) else placeholder(batches, self.objective)
-                logprobs, _ = self.policy.logprobs(batch, 1.0)
-                total -= float(logprobs[batch.completion_mask.to(logprobs.device)].sum())
-                tokens += batch.num_tokens
-        total, tokens = sum_over_ranks(self.policy, [total, tokens])
-        return {"eval/loss": total / max(tokens, 1.0)}
-
-    def _batches(self, examples: list[Example]) -> list[Any]:
-        """Micro-batches within the token budget: packed where this architecture keeps examples apart, else padded."""
-        budget = self.config.train.micro_batch_tokens
-        lengths = [len(example.token_ids) for example in examples]
-        if self.packing:
-            packed = [
-                collate_examples([examples[i] for i in row], self.pad_id, packing=True, row_tokens=budget)
-                for row in pack(lengths, budget)
-            ]
-            if not self.packing_is_checked:
-                # Measured on the first batch, never guessed from the architecture's name. All ranks take part and
-                # decide alike, one without rows too.
-                exact = self.policy.packing_is_exact(packed[0] if packed else placeholder([], self.objective))
-                self.packing = max_over_ranks(self.policy, float(not exact)) == 0.0
-                self.packing_is_checked = True
-            if self.packing:
-                return packed
-        return [
-            collate_examples([examples[i] for i in group], self.pad_id, packing=False, row_tokens=budget)
-            for group in token_budget(lengths, budget)
-        ]
-
-    def probe(self, token_ids: list[int]) -> list[float]:
-        """Log-probs of a fixed row at temperature 1, to be compared with the sampler's (first token: 0)."""
-        example = Example(token_ids=token_ids, completion_mask=[False] + [True] * (len(token_ids) - 1))
-        batch = collate_examples([example], self.pad_id, packing=False, row_tokens=len(token_ids))
-        with self.policy.no_grad():
-            return self.policy.logprobs(batch, 1.0)[0][0].tolist()
-
-    def export_weights(self) -> dict[str, Any] | None:
-        """The weights under their transformers names, on the CPU; rank 0 alone has them."""
-        return self.policy.export_weights()
-
-    def save(self, folder: Path) -> None:
-        """All that this rank needs to go on exactly here."""
-        self.policy.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Goes on where `save` left off."""
-        self.policy.load(folder)
-
-    def export_model(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load."""
-        self.policy.export_model(folder)
+T = TypeVar("T")
 
 
 class Learner:
@@ -167,31 +35,52 @@ class Learner:
         """What rank 0 is, once all ranks are."""
         return self.group.call("ready")[0]
 
+    def learn(self, lesson: Lesson) -> tuple[Metrics, list[list[float]]]:
+        """The metrics of one step over all ranks, and of rollouts the trainer's log-probs before it, in their order."""
+        if lesson.examples is not None:
+            return self.train_on_examples(lesson.examples), []
+        return self.train_on_rollouts(lesson.rollouts, lesson.credits)
+
+    def measure(self, rollouts: Sequence[Rollout]) -> list[Measurement]:
+        """What the trainer says about each rollout before it learns from it, in their order."""
+        shares = balance(sizes_of(rollouts), self.group.size)
+        results = self.group.call_each("measure", [([rollouts[i] for i in share],) for share in shares])
+        return in_order(shares, results)
+
     def train_on_rollouts(
-        self, rollouts: Sequence[Rollout], advantages: Sequence[float]
+        self, rollouts: Sequence[Rollout], credits: Sequence[Credit]
     ) -> tuple[Metrics, list[list[float]]]:
         """The metrics of one step over all ranks, and the trainer's log-probs in the order of the rollouts."""
-        shares = balance([len(r.prompt.token_ids) + len(r.token_ids) for r in rollouts], self.group.size)
+        shares = balance(sizes_of(rollouts), self.group.size)
         results = self.group.call_each(
-            "train_on_rollouts", [([rollouts[i] for i in share], [advantages[i] for i in share]) for share in shares]
+            "train_on_rollouts", [([rollouts[i] for i in share], [credits[i] for i in share]) for share in shares]
         )
-        logprobs: list[list[float]] = [[] for _ in rollouts]
-        for share, (_, of_rank) in zip(shares, results, strict=True):
-            for index, values in zip(share, of_rank, strict=True):
-                logprobs[index] = values
-        return results[0][0], logprobs
+        return results[0][0], in_order(shares, [logprobs for _, logprobs in results])
 
-    def train_on_examples(self, examples: Sequence[Example]) -> Metrics:
-        """The metrics of one supervised step over all ranks."""
-        return self._each("train_on_examples", examples)
+    def train_on_examples(self, examples: Sequence[Any]) -> Metrics:
+        """The metrics of one step over all ranks, on examples, pairs or labeled examples."""
+        return self._each("train_on_examples", examples)[1][0]
 
-    def evaluate_examples(self, examples: Sequence[Example]) -> Metrics:
-        """Held-out loss over all ranks."""
-        return self._each("evaluate_examples", examples)
+    def evaluate(self, examples: Sequence[Any]) -> Metrics:
+        """Held-out loss and other metrics over all ranks."""
+        return self._each("evaluate", examples)[1][0]
 
-    def _each(self, method: str, examples: Sequence[Example]) -> Metrics:
-        shares = balance([len(example.token_ids) for example in examples], self.group.size)
-        return self.group.call_each(method, [([examples[i] for i in share],) for share in shares])[0]
+    def reference_sums(self, pairs: Sequence[PairExample]) -> list[tuple[float, float]]:
+        """Log-probs of chosen and rejected completions under the reference, in the order of the pairs."""
+        return in_order(*self._each("reference_sums", pairs))
+
+    def refresh_reference(self) -> None:
+        """Makes the present policy the reference, on every rank."""
+        self.group.call("refresh_reference")
+
+    def drop_reference(self) -> None:
+        """Frees the reference on every rank."""
+        self.group.call("drop_reference")
+
+    def _each(self, method: str, examples: Sequence[Any]) -> tuple[list[list[int]], list[Any]]:
+        """The indices that each rank got, and its answer."""
+        shares = balance([num_tokens_of(example) for example in examples], self.group.size)
+        return shares, self.group.call_each(method, [([examples[i] for i in share],) for share in shares])
 
     def probe(self, token_ids: list[int]) -> list[float]:
         """The trainer's log-probs of the probe row."""
@@ -199,8 +88,15 @@ class Learner:
 
     def export_weights(self) -> Any:
         """A handle to rank 0's weights, to be handed to the sampler; they never pass through the controller."""
+        return self._from_rank_0("export_weights")
+
+    def export_reference(self) -> Any:
+        """A handle to the weights of the reference, likewise."""
+        return self._from_rank_0("export_reference")
+
+    def _from_rank_0(self, method: str) -> Any:
         # Every rank must take part: sharded weights are gathered from all of them.
-        handles = [self.group.submit("export_weights", worker=rank) for rank in range(self.group.size)]
+        handles = [self.group.submit(method, worker=rank) for rank in range(self.group.size)]
         return handles[0]
 
     def save(self, folder: Path) -> None:
@@ -220,6 +116,30 @@ class Learner:
         self.group.close()
 
 
+def num_tokens_of(example: Any) -> int:
+    """All tokens of an example, a pair or a labeled example."""
+    if isinstance(example, PairExample):
+        return len(example.chosen.token_ids) + len(example.rejected.token_ids)
+    if isinstance(example, LabeledExample):
+        return len(example.example.token_ids) + len(example.mismatched.token_ids)
+    return len(example.token_ids)
+
+
+def sizes_of(rollouts: Sequence[Rollout]) -> list[int]:
+    """Tokens of each rollout, prompt and completion."""
+    return [len(rollout.prompt.token_ids) + len(rollout.token_ids) for rollout in rollouts]
+
+
+def in_order(shares: Sequence[Sequence[int]], answers: Sequence[Sequence[T]]) -> list[T]:
+    """The answers of all ranks in the order of the whole."""
+    placed = {
+        index: answer
+        for share, of_rank in zip(shares, answers, strict=True)
+        for index, answer in zip(share, of_rank, strict=True)
+    }
+    return [placed[index] for index in range(len(placed))]
+
+
 def balance(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
     """Indices for each rank: longest first to the lightest rank, so that ranks wait little for each other."""
     parts: list[list[int]] = [[] for _ in range(num_parts)]
@@ -229,13 +149,3 @@ def balance(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
         parts[lightest].append(index)
         loads[lightest] += lengths[index]
     return [sorted(part) for part in parts]
-
-
-def average(history: Sequence[Metrics]) -> Metrics:
-    """The mean of each metric over the updates of a step; tokens are summed, the largest gap stays the largest."""
-    merged: Metrics = {}
-    for name in {name for metrics in history for name in metrics}:
-        values = [metrics[name] for metrics in history if name in metrics]
-        combine = {"num_tokens": sum, "gap/max": max}.get(name, lambda numbers: sum(numbers) / len(numbers))
-        merged[name] = float(combine(values))
-    return merged

@@ -41,6 +41,7 @@ class Plan:
 
     learner: Share
     sampler: Share
+    scorer: Share  # of a reward model's worker; on the CPU where no GPU is left for it
     is_colocated: bool  # learner and sampler worker i share GPU i
     threads: int | None  # of each worker; none: as the libraries choose
 
@@ -49,9 +50,10 @@ def plan_placement(config: Config, resources: Resources) -> Plan:
     """What each worker gets; a PlacementError that names what is asked and what there is, where that is not enough."""
     learners = config.train.num_workers
     samplers = config.rollout.num_workers if _draws_rollouts(config) else 0
+    num_workers = learners + samplers + int(_asks_a_reward_model(config))
     if resources.gpus == 0:
-        return _plan_on_cpu(config, resources, learners + samplers)
-    share = _cpu_share(resources, learners + samplers)
+        return _plan_on_cpu(config, resources, num_workers)
+    share = _cpu_share(resources, num_workers)
     per_sampler = config.rollout.tensor_parallel
     is_colocated = config.rollout.colocate and samplers > 0
     if is_colocated and (per_sampler > 1 or samplers != learners):
@@ -69,9 +71,10 @@ def plan_placement(config: Config, resources: Resources) -> Plan:
             where="train.num_workers, rollout.num_workers, rollout.tensor_parallel",
             next_step="ask for fewer workers, set rollout.colocate=true, or name a larger cluster in run.ray_address",
         )
+    scorer = Share(share, 1.0 if asked + 1 <= resources.gpus else 0.0)
     if is_colocated:
-        return Plan(Share(share, 0.5), Share(share, 0.5), is_colocated=True, threads=None)
-    return Plan(Share(share, 1.0), Share(share, float(per_sampler)), is_colocated=False, threads=None)
+        return Plan(Share(share, 0.5), Share(share, 0.5), scorer, is_colocated=True, threads=None)
+    return Plan(Share(share, 1.0), Share(share, float(per_sampler)), scorer, is_colocated=False, threads=None)
 
 
 def _plan_on_cpu(config: Config, resources: Resources, num_workers: int) -> Plan:
@@ -95,7 +98,7 @@ def _plan_on_cpu(config: Config, resources: Resources, num_workers: int) -> Plan
             next_step=f"ask for at most {MAX_WORKERS_PER_CORE} workers a core",
         )
     share = Share(_cpu_share(resources, num_workers))
-    return Plan(share, share, is_colocated=False, threads=max(1, int(resources.cpus // num_workers)))
+    return Plan(share, share, share, is_colocated=False, threads=max(1, int(resources.cpus // num_workers)))
 
 
 def _cpu_share(resources: Resources, num_workers: int) -> float:
@@ -105,6 +108,10 @@ def _cpu_share(resources: Resources, num_workers: int) -> float:
     """
     workers_per_core = math.ceil(num_workers / max(resources.cpus, 1.0))
     return math.floor(10_000 / workers_per_core) / 10_000  # Ray counts in ten-thousandths
+
+
+def _asks_a_reward_model(config: Config) -> bool:
+    return _draws_rollouts(config) and config.reward.name == "reward_model"
 
 
 def _draws_rollouts(config: Config) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from oxrl_core.types import Metrics, Rollout
+from oxrl_core.types import Credit, Metrics, Rollout
 
 
 @dataclass
@@ -17,8 +17,8 @@ class StepReport:
     step: int
     metrics: Metrics
     rollouts: list[Rollout] = field(default_factory=list)  # those that were trained on
-    advantages: list[float] = field(default_factory=list)
-    trainer_logprobs: list[list[float]] = field(default_factory=list)
+    credits: list[Credit] = field(default_factory=list)  # in the same order; empty where it learned from examples
+    trainer_logprobs: list[list[float]] = field(default_factory=list)  # before the update; empty likewise
 
 
 class Clock:

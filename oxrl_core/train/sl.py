@@ -17,9 +17,9 @@ def train_sl(parts: SlParts, progress: Progress) -> Iterator[StepReport]:
     yield StepReport(progress.step, evaluate(parts))
     while progress.step < parts.total_steps:
         clock = Clock()
-        examples = parts.stream.take(parts.config.train.rows_per_step)
+        rows = parts.stream.take(parts.config.train.rows_per_step)
         with clock("time/train"):
-            metrics = parts.learner.train_on_examples(examples)
+            metrics = parts.learner.train_on_examples(parts.prepare(rows))
         progress.step += 1
         progress.num_tokens += int(metrics.get("num_tokens", 0))
         metrics |= clock.metrics(metrics.get("num_tokens", 0.0))
@@ -29,5 +29,5 @@ def train_sl(parts: SlParts, progress: Progress) -> Iterator[StepReport]:
 
 
 def evaluate(parts: SlParts) -> Metrics:
-    """Held-out loss; nothing where there is no held-out data."""
-    return parts.learner.evaluate_examples(parts.eval_examples) if parts.eval_examples else {}
+    """Held-out loss, and what else the algorithm measures; nothing where there is no held-out data."""
+    return parts.learner.evaluate(parts.eval_examples) if parts.eval_examples else {}

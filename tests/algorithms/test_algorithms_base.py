@@ -11,69 +11,32 @@ import torch
 
 from oxrl_core.algorithms.base import algorithm, all_algorithms, check_params, get_algorithm
 from oxrl_core.errors import ConfigError
-from oxrl_core.types import Rollouts, Tokens
-
-SHAPE = (2, 5)
+from oxrl_core.types import Tokens
 
 
-def signals_for(name: str) -> Rollouts | Tokens:
-    generator = torch.Generator().manual_seed(0)
-    logprobs = -torch.rand(SHAPE, generator=generator)
-    mask = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], dtype=torch.bool)
-    if get_algorithm(name).signals == "Tokens":
-        return Tokens(logprobs=logprobs.requires_grad_(), completion_mask=mask)
-    return Rollouts(
-        logprobs=logprobs.clone().requires_grad_(),
-        completion_mask=mask,
-        advantages=torch.randn(SHAPE, generator=generator),
-        old_logprobs=logprobs + 0.1 * torch.randn(SHAPE, generator=generator),
-    )
-
-
-@pytest.mark.parametrize("name", sorted(all_algorithms()))
-def test_every_loss_is_documented_unreduced_finite_and_blind_to_masked_columns(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "signals", "lesson"),
+    [
+        ("sgrpo", "rl", "Rollouts", "advantages"),
+        ("sft", "sl", "Tokens", "examples"),
+        ("cpt", "sl", "Tokens", "documents"),
+        ("rft", "rl", "Tokens", "kept"),
+        ("dpo", "sl", "ReferencedPairs", "pairs"),
+        ("online_dpo", "rl", "ReferencedPairs", "best_and_worst"),
+        ("kto", "sl", "Labeled", "labeled"),
+        ("rm", "sl", "ScoredPairs", "pairs"),
+        ("gkd", "rl", "Distributions", "mixed"),
+    ],
+)
+def test_signature_and_lesson_say_what_a_loss_needs(name: str, kind: str, signals: str, lesson: str) -> None:
     entry = get_algorithm(name)
-    assert entry.summary.endswith(".")
-    assert entry.paper
-    assert check_params(entry, {}) == entry.params
-    signals = signals_for(name)
-    values = entry.loss(signals, **entry.params)
-    assert values.shape == SHAPE
-    assert torch.isfinite(values).all()
-    values[signals.completion_mask].sum().backward()
-    gradient = signals.logprobs.grad
-    assert gradient is not None
-    assert torch.isfinite(gradient).all()
-    assert (gradient[~signals.completion_mask] == 0).all()
-    assert (gradient[signals.completion_mask] != 0).any()
-
-
-@pytest.mark.parametrize("name", sorted(all_algorithms()))
-def test_no_garbage_in_masked_columns_reaches_a_gradient(name: str) -> None:
-    entry = get_algorithm(name)
-    clean, dirty = signals_for(name), signals_for(name)
-    outside = ~dirty.completion_mask
-    for tensor in [dirty.logprobs, *([dirty.advantages, dirty.old_logprobs] if isinstance(dirty, Rollouts) else [])]:
-        tensor.data[outside] = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
-    for signals in (clean, dirty):
-        values = entry.loss(signals, **entry.params)
-        assert torch.isfinite(values).all()
-        values[signals.completion_mask].sum().backward()
-    assert clean.logprobs.grad is not None
-    assert dirty.logprobs.grad is not None
-    assert torch.equal(clean.logprobs.grad, dirty.logprobs.grad)
-
-
-def test_the_signature_says_what_a_loss_needs() -> None:
-    sgrpo, sft = get_algorithm("sgrpo"), get_algorithm("sft")
-    assert (sgrpo.kind, sgrpo.signals, sgrpo.params) == ("rl", "Rollouts", {"clip_low": 0.2, "clip_high": 0.2})
-    assert (sft.kind, sft.signals, sft.params) == ("sl", "Tokens", {})
+    assert (entry.kind, entry.signals, entry.lesson) == (kind, signals, lesson)
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'sgrpo'") as caught:
         get_algorithm("sgrop")
-    assert "sft" in caught.value.next_step
+    assert "`oxrl algorithms`" in caught.value.next_step
 
 
 def test_a_misspelt_parameter_is_answered_with_what_the_loss_takes() -> None:
@@ -91,7 +54,8 @@ def test_a_parameter_of_the_wrong_kind_or_range_is_refused(value: object) -> Non
 
 @pytest.mark.parametrize(("value", "number"), [(0, 0.0), (0.3, 0.3), ("3e-4", 3e-4), (1, 1.0)])
 def test_numbers_are_taken_as_yaml_gives_them(value: object, number: float) -> None:
-    assert check_params(get_algorithm("sgrpo"), {"clip_low": value}) == {"clip_low": number, "clip_high": 0.2}
+    entry = get_algorithm("sgrpo")
+    assert check_params(entry, {"clip_low": value}) == entry.params | {"clip_low": number}
 
 
 def test_a_loss_of_ones_own_is_found_by_its_dotted_path(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from oxrl_core.config import check_data, check_model
 from oxrl_core.config.check import check_config
-from oxrl_core.config.check_model import count_parameters
+from oxrl_core.config.check_model import count_parameters, read_vocabulary
 from oxrl_core.config.load import load_config
 from oxrl_core.config.machine import Machine, this_machine
 
@@ -244,6 +245,10 @@ def test_parameters_are_counted_from_the_headers(model_folder):
     assert needs([f"model.path={model_folder}"]).num_parameters == 22
 
 
+def one_row(folder: Path) -> Path:
+    return write_rows(folder / "one.jsonl", [{"prompt": "one", "completion": "two", "answer": "two"}])
+
+
 def test_a_local_models_own_tokenizer_decides_what_is_too_long(model_folder, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "one two " * 10, "answer": "1"}])
     assert needs([f"data.train={rows}", f"model.path={model_folder}"]).ok  # 80 characters, 20 tokens
@@ -260,6 +265,66 @@ def test_a_torn_or_incomplete_model_folder_is_refused(model_folder):
     assert "is no tokenizer" in errors([f"model.path={model_folder}"])
     (model_folder / "config.json").unlink()
     assert "no config.json" in errors([f"model.path={model_folder}"])
+
+
+def test_a_teacher_has_to_be_there_and_to_know_the_students_tokens(model_folder, tmp_path):
+    kd = ["algorithm.name=kd", f"model.path={model_folder}", f"data.train={one_row(tmp_path)}"]
+    assert "algorithm.teacher = ./nowhere" in errors([*kd, "algorithm.teacher=./nowhere"])
+    assert needs([*kd, f"algorithm.teacher={model_folder}"]).ok
+    other = tmp_path / "other"
+    shutil.copytree(model_folder, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = {"[UNK]": 0, "one": 1, "three": 2}
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    text = errors([*kd, f"algorithm.teacher={other}"])
+    assert "its vocabulary is not the student's: of 3 tokens 2 are the same, the student has 3" in text
+
+
+def test_a_vocabulary_is_read_from_either_kind_of_tokenizer_file(tmp_path):
+    file = tmp_path / "tokenizer.json"
+    added = [{"id": 7, "content": "<end>"}]
+    file.write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": added}))
+    assert read_vocabulary(file) == {"a": 0, "<end>": 7}
+    file.write_text(json.dumps({"model": {"vocab": [["a", -1.0], ["b", -2.0]]}, "added_tokens": added}))
+    assert read_vocabulary(file) == {"a": 0, "b": 1, "<end>": 7}
+    assert read_vocabulary(tmp_path / "none.json") == {}
+
+
+def test_a_reward_model_has_to_be_there_and_a_reward_gets_its_parameters(model_folder):
+    rlhf = ["algorithm.name=rlhf", "reward.name=reward_model"]
+    assert "reward_model needs reward.path" in errors(rlhf)
+    assert "reward.path = ./nowhere" in errors([*rlhf, "reward.path=./nowhere"])
+    found = needs([*rlhf, f"reward.path={model_folder}"])
+    assert found.ok and found.cpu_workers == 3  # learner, sampler, scorer
+
+
+def test_a_judge_without_its_key_is_missed_before_the_run(monkeypatch):
+    judge = ["algorithm.name=rlaif", "reward.name=judge", "reward.url=http://127.0.0.1:9/v1", "reward.model=m"]
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    assert "JUDGE_KEY" in errors([*judge, "reward.api_key_env=JUDGE_KEY"])
+    monkeypatch.setenv("JUDGE_KEY", "x")
+    assert needs([*judge, "reward.api_key_env=JUDGE_KEY"]).ok
+
+
+def test_models_beside_the_policy_count_in_memory(tmp_path):
+    big = ["model.path=Qwen/Qwen2.5-0.5B-Instruct", "data.train=reverse4", "train.micro_batch_tokens=16"]
+
+    def memory(*overrides: str) -> float:
+        return needs([*big, *overrides]).memory_gib
+
+    weights = 494_032_768 * 4 / 1024**3  # in float32
+    plain = memory()
+    assert memory("algorithm.kl_coef=0.1") - plain == pytest.approx(weights, abs=0.2)
+    adapters = memory("model.lora.enabled=true")
+    assert memory("algorithm.kl_coef=0.1", "model.lora.enabled=true") == pytest.approx(adapters, abs=0.1)
+    # The critic: weights, gradients, two moments and a master copy.
+    ppo = ["algorithm.name=ppo", "algorithm.kl_coef=0"]
+    assert memory(*ppo) - memory(*ppo, "algorithm.critic=shared", "algorithm.critic_lr=null") == pytest.approx(
+        5 * weights, abs=0.3
+    )
+    path = "reward.path=Qwen/Qwen2.5-0.5B-Instruct"
+    scored = memory("algorithm.name=rlhf", "algorithm.kl_coef=0", "reward.name=reward_model", path)
+    assert scored - plain == pytest.approx(weights + 1.2, abs=0.3)  # and a process
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from oxrl_core.config.dialect import COMPUTED, DROPPED_BRANCHES, DROPS, LOSS_PARAMETERS, REFUSALS, RENAMES
+from oxrl_core.config.dialect_keys import COMPUTED, DROPPED_BRANCHES, DROPS, LOSS_PARAMETERS, REFUSALS, RENAMES
 from oxrl_core.config.load import load_config
 from oxrl_core.errors import ConfigError
 
@@ -120,7 +120,8 @@ def test_a_file_written_entirely_in_the_old_dialect_loads():
     lora = config.model.lora
     assert (lora.enabled, lora.rank, lora.alpha, lora.target_modules) == (True, 8, 16, ("q_proj", "v_proj"))
     assert lora.dropout == 0  # 0.05 would break the ratio in RL
-    assert config.algorithm.name == "sgrpo" and config.algorithm.params == {"clip_low": 0.2, "clip_high": 0.28}
+    params = config.algorithm.params
+    assert (config.algorithm.name, params["clip_low"], params["clip_high"]) == ("sgrpo", 0.2, 0.28)
     assert (config.algorithm.kl_coef, config.algorithm.entropy_coef) == (0.04, 0.0)
     train = config.train
     assert train.steps == 30 * 5
@@ -131,6 +132,7 @@ def test_a_file_written_entirely_in_the_old_dialect_loads():
     assert (train.num_workers, train.save_every, train.keep_checkpoints) == (2, 10, 3)
     rollout = config.rollout
     assert (rollout.group_size, rollout.max_completion_tokens, rollout.num_workers) == (4, 256, 2)
+    assert (rollout.top_p, rollout.top_k) == (1.0, 0)
     assert (rollout.memory_fraction, rollout.stop_at_eos, rollout.engine) == (0.4, True, "vllm")
     assert config.reward.name == "gsm8k"
     easy, hard = config.data.train
@@ -145,7 +147,7 @@ def test_every_old_key_of_the_file_leaves_a_note():
     notes = load_config(OLD_RL).notes
     assert all("->" in note for note in notes[:-1]) and "today's defaults" in notes[-1]
     same = {"run.seed", "run.ray_address", "train.lr", "train.betas", "train.weight_decay"}
-    same |= {"rollout.temperature", "model.gradient_checkpointing"}
+    same |= {"rollout.temperature", "rollout.top_p", "rollout.top_k", "model.gradient_checkpointing"}
     for section, keys in yaml.safe_load(OLD_RL).items():
         for key in keys:
             path = f"{section}.{key}"
@@ -174,6 +176,99 @@ data: {train_dnames: [d], train_files_path: d.jsonl, val_files_path: v.jsonl, ma
     assert config.data.max_length == 256 and config.train.micro_batch_tokens == 4 * 256
     assert config.data.train[0].completion_column == "response" and config.data.train[0].answer_column is None
     assert config.deepspeed.zero_stage == 1 and config.model.attention == "eager"
+
+
+def old_file(algorithm: str, **sections) -> dict:
+    """A file of the old dialect with what every one of them had."""
+    mapping = {
+        "run": {"experiment_id": "old"},
+        "train": {"alg_name": algorithm, "total_number_of_epochs": 2, "kl_coeff": 0.0, "beta": 0.2},
+        "model": {"name": "a/b", "ref_model": "a/b"},
+        "data": {"train_dnames": ["d"], "train_files_path": "d.jsonl", "prompt_key": "q", "answer_key": "a"},
+    }
+    for name, section in sections.items():
+        mapping.setdefault(name, {}).update(section)
+    return mapping
+
+
+SEEDS = [
+    *("sgrpo", "cispo", "ppo", "rlhf", "rlaif", "sft", "dpo", "orpo", "kto"),
+    *("cpt", "kd", "rm", "online_dpo", "rft", "spin", "ipo", "simpo"),
+]
+
+
+@pytest.mark.parametrize("algorithm", SEEDS)
+def test_every_algorithm_of_the_seeds_has_its_name_today(algorithm):
+    sections = {"model": {"ref_model": "big/teacher"}} if algorithm == "kd" else {}
+    assert load_config(old_file(algorithm, **sections)).config.algorithm.name == algorithm
+
+
+def test_old_names_of_losses_have_no_underscore():
+    assert load_config(old_file("betadpo")).config.algorithm.name == "beta_dpo"
+    assert load_config(old_file("robust_dpo")).config.algorithm.name == "robust_dpo"
+
+
+def test_a_preference_file_names_its_columns_and_its_beta():
+    config = load_config(old_file("dpo", data={"chosen_key": "good", "rejected_key": "bad"})).config
+    (source,) = config.data.train
+    assert (source.prompt_column, source.chosen_column, source.rejected_column) == ("q", "good", "bad")
+    assert source.completion_column is None and config.algorithm.params["beta"] == 0.2
+    told = load_config(old_file("dpo", train={"kl_coeff": 0.1})).notes
+    assert "train.kl_coeff -> dropped (not used by dpo)" in told
+
+
+def test_in_distillation_the_reference_was_the_teacher():
+    train = {"kd_alpha": 0.3, "kd_temperature": 4.0, "cpo_alpha": 1.0}
+    config = load_config(old_file("kd", model={"ref_model": "big/teacher"}, train=train)).config
+    assert config.algorithm.teacher == "big/teacher"
+    assert config.algorithm.params == {"alpha": 0.3, "temperature": 4.0}  # cpo_alpha is another loss's
+
+
+def test_a_parameter_goes_to_the_loss_that_its_name_begins_with():
+    assert load_config(old_file("simpo", train={"simpo_gamma": 0.7})).config.algorithm.params["gamma"] == 0.7
+    loaded = load_config(old_file("robust_dpo", train={"robust_dpo_label_smoothing": 0.2}))
+    assert 0.2 in loaded.config.algorithm.params.values()
+
+
+def test_switches_of_ppo_go_to_ppo_alone():
+    train = {"ppo_gamma": 0.99, "ppo_tau": 0.9, "ppo_vf_clip": 0.1, "cliprange": 0.3}
+    algorithm = load_config(old_file("ppo", train=train)).config.algorithm
+    assert (algorithm.discount, algorithm.gae_lambda, algorithm.value_clip) == (0.99, 0.9, 0.1)
+    assert (algorithm.params["clip_low"], algorithm.params["clip_high"]) == (0.3, 0.3)
+    assert load_config(old_file("sgrpo", train=train)).config.algorithm.discount == 1.0
+
+
+def test_the_clip_of_cispo_was_a_distance_and_is_a_cap():
+    algorithm = load_config(old_file("cispo", train={"clip_low": 0.2, "clip_high": 0.3})).config.algorithm
+    assert algorithm.params["ratio_cap"] == pytest.approx(1.3)
+    assert algorithm.params["ratio_floor"] == pytest.approx(0.8)
+
+
+def test_what_drew_nothing_then_counts_micro_batches_and_rows():
+    train = {"micro_batches_per_epoch": 100, "train_batch_size_per_gpu": 2, "gradient_accumulation_steps": 4}
+    config = load_config(old_file("rft", train={**train, "reward_threshold": 0.5})).config
+    assert config.train.steps == 2 * (100 // 4) and config.train.prompts_per_step == 2 * 4
+    assert config.selection.reward_threshold == 0.5
+    spin = load_config(old_file("spin", train=train, data={"chosen_key": "good"})).config
+    assert spin.data.train[0].completion_column == "good" and spin.algorithm.reference == "synced"
+
+
+def test_learned_rewards_keep_their_model_and_a_judge_its_address():
+    reward = {"reward_func": "rm_reward_func", "reward_model_path": "./rm"}
+    config = load_config(old_file("rlhf", reward=reward)).config
+    assert (config.reward.name, config.reward.params["path"]) == ("reward_model", "./rm")
+    judge = {"api_base": "http://localhost:1/v1", "model": "m", "max_retries": 3, "fallback_score": 0.0}
+    loaded = load_config(old_file("rlaif", reward={"llm_judge": judge}))
+    assert loaded.config.reward.name == "judge"
+    assert loaded.config.reward.params == {
+        "url": "http://localhost:1/v1",
+        "model": "m",
+        "retries": 3,
+        "mode": "score",
+    }
+    assert any(note.startswith("reward.llm_judge.fallback_score -> dropped") for note in loaded.notes)
+    with pytest.raises(ConfigError, match="a key does not belong in a file"):
+        load_config(old_file("rlaif", reward={"llm_judge": {**judge, "api_key": "s3cret"}}))
 
 
 def nested(path: str, value) -> dict:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from oxrl_core.algorithms.base import all_algorithms, get_algorithm
 from oxrl_core.config.load import config_hash, config_to_yaml, load_config, read_resolved
+from oxrl_core.config.schema import AlgorithmConfig, RewardConfig
 from oxrl_core.errors import ConfigError
+from oxrl_core.rewards.base import all_rewards
 
 MINIMAL = {"run": {"name": "r"}, "model": {"path": "miniature:chars"}, "data": {"train": "reverse3"}}
 
@@ -152,7 +155,16 @@ def test_the_source_mapping_is_left_alone():
 
 def test_parameters_of_the_loss_are_written_out():
     config = load_config(MINIMAL, ["algorithm.clip_high=0.28"]).config
-    assert config.algorithm.params == {"clip_low": 0.2, "clip_high": 0.28}
+    assert config.algorithm.params["clip_high"] == 0.28 and config.algorithm.params["clip_low"] == 0.2
+    assert set(config.algorithm.params) == set(get_algorithm("sgrpo").params)
+
+
+def test_no_parameter_of_a_loss_has_the_name_of_a_switch_of_every_loss():
+    """Its value would go to the switch and never reach the loss."""
+    for algorithm in all_algorithms().values():
+        assert not set(algorithm.params) & set(AlgorithmConfig.model_fields), algorithm.name
+    for reward in all_rewards().values():
+        assert not set(reward.parameters.names) & set(RewardConfig.model_fields), reward.name
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -281,6 +293,16 @@ def test_values_that_cannot_be_meant_together_are_refused_with_reason_and_way_ou
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     text = refusal(MINIMAL, overrides)
     assert message in text and "contradicts the rest" in text and "next: " in text
+
+
+def test_parameters_of_a_reward_are_checked_by_its_signature():
+    assert "reward.pth is not a parameter of reward_model. Did you mean 'path'?" in refusal(
+        MINIMAL, ["reward.name=reward_model", "reward.pth=x"]
+    )
+    assert "reward.max_length = 0" in refusal(MINIMAL, ["reward.name=reward_model", "reward.max_length=0"])
+    assert "Did you mean 'timeout_seconds'?" in refusal(MINIMAL, ["reward.timeout_second=3"])
+    loaded = load_config(MINIMAL, ["reward.name=reward_model", "reward.path=run:x"])
+    assert loaded.config.reward.params == {"path": "run:x"}
 
 
 def test_torchrun_may_start_the_ranks_of_the_local_backend(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxrl_core.data.stream import RenderedStream, RowStream
+from oxrl_core.data.stream import RenderedStream, RowStream, rendered
 from oxrl_core.errors import DataError
 from oxrl_core.types import Progress, Row
 
@@ -82,3 +82,63 @@ def test_a_dataset_of_rows_that_never_fit_ends_with_the_reason() -> None:
     with pytest.raises(DataError, match="all rows are too long") as caught:
         RenderedStream(stream_of(Progress(), 3), lambda row: None).take(1)
     assert "max_prompt_tokens" in caught.value.next_step
+
+
+# Rows that become several items: the windows of a text
+
+
+def windows_of(row: Row) -> list[str] | None:
+    """As many items as the row's number says, modulo 4: none of some rows."""
+    count = int(row["id"].split("/")[1]) % 4
+    return [f"{row['id']}#{number}" for number in range(count)] or None
+
+
+def test_a_step_that_ends_within_a_row_goes_on_with_the_rest_of_it() -> None:
+    progress = Progress()
+    stream = RenderedStream(RowStream([rows_of(0, 4)], [1.0], 0, False, progress), windows_of)
+    assert stream.take(2) == ["0/1#0", "0/2#0"]
+    assert (progress.row_cursor, progress.item_cursor) == (2, 1)
+    assert stream.take(3) == ["0/2#1", "0/3#0", "0/3#1"]
+    assert stream.take(1) == ["0/3#2"]
+    assert (progress.epoch, progress.row_cursor, progress.item_cursor) == (1, 0, 0)
+    assert stream.num_dropped == 1
+    assert stream.count_items() == 6
+    assert (progress.epoch, progress.row_cursor) == (1, 0)  # counting moves nothing
+
+
+@given(st.integers(2, 12), st.lists(st.integers(1, 9), min_size=1, max_size=12), st.data())
+def test_no_item_is_lost_or_repeated_by_a_resume_within_a_row(
+    num_rows: int, takes: list[int], data: st.DataObject
+) -> None:
+    progress = Progress()
+    stream = RenderedStream(stream_of(progress, num_rows, seed=3), windows_of)
+    stop = data.draw(st.integers(0, len(takes) - 1))
+    saved, whole = replace(progress), []
+    for number, count in enumerate(takes):
+        if number == stop:
+            saved = replace(progress)
+        whole.append(stream.take(count))
+    resumed = RenderedStream(stream_of(saved, num_rows, seed=3), windows_of)
+    assert [resumed.take(count) for count in takes[stop:]] == whole[stop:]
+    assert saved == progress
+    # From the start, the items are those of the rows one after another.
+    flat = [item for part in whole for item in part]
+    assert flat == rendered(stream_of(Progress(), num_rows, seed=3).take(num_rows * 120), windows_of)[: len(flat)]
+
+
+def test_a_row_is_rendered_once_however_many_steps_it_feeds() -> None:
+    seen: list[str] = []
+
+    def render(row: Row) -> list[int]:
+        seen.append(row["id"])
+        return list(range(10))
+
+    stream = RenderedStream(RowStream([rows_of(0, 2)], [1.0], 0, False, Progress()), render)
+    for _ in range(10):
+        stream.take(1)
+    assert seen == ["0/0"]
+
+
+def test_all_that_rows_become() -> None:
+    assert rendered(rows_of(0, 4), windows_of) == ["0/1#0", "0/2#0", "0/2#1", "0/3#0", "0/3#1", "0/3#2"]
+    assert rendered(rows_of(0, 3), lambda row: None if row["id"] == "0/1" else row["id"]) == ["0/0", "0/2"]

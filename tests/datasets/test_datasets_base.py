@@ -188,7 +188,7 @@ GOOD = {"prompt": "p", "answer": "a"}
         ("a.jsonl", '{"prompt": "p", "completion": {"a": 1}}\n', "a.jsonl, line 1", "no text"),
         ("a.jsonl", '{"messages": [{"role": "assistant", "content": "x"}]}\n', "line 1", "one assistant message"),
         ("a.jsonl", "", "a.jsonl", "no rows"),
-        ("a.jsonl", '{"text": "p", "label": 1}\n', "a.jsonl", "no column is a prompt; it has: text, label"),
+        ("a.jsonl", '{"body": "p", "label": 1}\n', "a.jsonl", "no column is a prompt; it has: body, label"),
         ("a.json", '[{"prompt": "p"},\n 3]', "a.json, row 1", "no object but int"),
         ("a.json", '{"prompt": "p"}\n{"prompt": "p"}\n', "a.json, line 2", "not JSON"),
         ("a.json", '{"prompt": "p"}', "a.json", "no list of rows"),

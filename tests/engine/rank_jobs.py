@@ -98,7 +98,7 @@ def accumulate(
 def full_gradients(engine: PolicyEngine) -> dict[str, torch.Tensor]:
     from deepspeed.utils import safe_get_full_grad
 
-    names = {name: p for name, p in engine.policy.causal.named_parameters() if p.requires_grad}
+    names = {name: p for name, p in engine.policy.base.named_parameters() if p.requires_grad}
     return {name: safe_get_full_grad(parameter).clone() for name, parameter in names.items()}
 
 
@@ -217,10 +217,10 @@ class Job:
             engine.step()
 
 
-def main() -> None:
+def main(kind: type[Job] = Job) -> None:
     jobs, folder, rank, world_size, port = sys.argv[1:]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    job = Job(Path(folder), int(rank), int(world_size))
+    job = kind(Path(folder), int(rank), int(world_size))
     for name in jobs.split(","):
         getattr(job, name)()
     (job.folder / f"results-{jobs}-world{world_size}-rank{rank}.json").write_text(json.dumps(job.results))

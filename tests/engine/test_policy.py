@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rank_jobs import STAGES, Job, loss_sum, make_batch, make_config, make_rows, num_items
 from safetensors.torch import load_file
+from start_ranks import run_ranks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from oxrl_core.engine.policy import PolicyEngine
@@ -24,35 +21,6 @@ from oxrl_core.models.miniature import make_miniature
 
 pytestmark = pytest.mark.engine
 MATRIX = [(world, micro, form) for world in (1, 2) for micro in (1, 2, 4) for form in ("tight", "padded")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run_ranks(jobs: str, folder: Path, world_size: int) -> dict[str, dict]:
-    """Rank 0's results, after all rank processes have ended well."""
-    port = str(free_port())
-    script = Path(__file__).with_name("rank_jobs.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(script), jobs, str(folder), str(rank), str(world_size), port],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
-    return json.loads((folder / f"results-{jobs}-world{world_size}-rank0.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +290,7 @@ def test_gradient_checkpointing_changes_no_gradient(model_folder: Path) -> None:
             update={"model": config.model.model_copy(update={"gradient_checkpointing": checkpointing})}
         )
         engine = PolicyEngine(config, model_folder, rank=0, world_size=1, total_steps=10)
-        assert engine.policy.causal.is_gradient_checkpointing is checkpointing
+        assert engine.policy.base.is_gradient_checkpointing is checkpointing
         engine.backward(loss_sum(engine.logprobs(batch, 1.0)[0], None, batch) / num_items(rows), last=True)
         norms.append(engine.step()["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)

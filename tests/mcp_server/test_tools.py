@@ -224,6 +224,21 @@ def test_the_registry_lists_what_configurations_name(era: str, kind: str, member
         assert items[member]["takes"]["clip_low"] == "0.2"
 
 
+@pytest.mark.parametrize("kind", ["recipes", "algorithms"])
+def test_contributed_losses_are_listed_where_a_query_finds_them(kind: str) -> None:
+    listed = answer("list_registry", kind=kind)
+    names = {item["name"] for item in listed["items"]}
+    assert {"dpo", "sgrpo"} < names and "robust_dpo" not in names and len(names) < listed["total"]
+    found = answer("list_registry", kind=kind, query="robust_dpo")
+    assert [item["name"] for item in found["items"]] == ["robust_dpo"]
+
+
+def test_a_contributed_recipe_is_known_by_its_name() -> None:
+    assert answer("validate_config", config="robust_dpo")["name"] == "robust_dpo"
+    refused = error("validate_config", config="robust_dpp")
+    assert "robust_dpo" in refused["what"] and "robust_dpo" not in refused["next"]
+
+
 @pytest.mark.parametrize("era", ERAS)
 def test_the_environment_is_described_with_fixes(era: str, home: Path) -> None:
     report = answer("check_environment", era)

@@ -7,51 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import ARCHITECTURES, Largest, build, rows
 
 from oxrl_core.errors import ModelError
 from oxrl_core.models.logprobs import PolicyModel, signals_of_logits
-
-SMALL: dict[str, Any] = {
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 320,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "qwen3": {"head_dim": 16},
-    "qwen2": {"tie_word_embeddings": True},
-    "llama": {},
-    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": 3.0},
-    "granite": {"logits_scaling": 0.2},
-    "cohere": {"logit_scale": 3.0},
-}
-
-
-def build(model_type: str = "qwen3", attention: str = "sdpa", **changes: Any) -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **{**SMALL, **ARCHITECTURES[model_type], **changes})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    with torch.no_grad():  # wide logits, so that a cap or a scale that is forgotten shows
-        model.get_output_embeddings().weight.mul_(20)
-    return model
-
-
-def rows(lengths: list[int], width: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, 320, (len(lengths), width), generator=generator)
-    present = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-    return {
-        "input_ids": ids * present,
-        "attention_mask": present,
-        "position_ids": torch.arange(width).expand(len(lengths), width) * present,
-        "segment_ids": present.long(),
-    }
 
 
 def expected(model: torch.nn.Module, batch: dict[str, torch.Tensor], temperature: float) -> tuple[torch.Tensor, ...]:
@@ -188,21 +147,6 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
     assert logprobs.item() == pytest.approx(-math.log(50_000), abs=1e-5)
 
 
-class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, torch.Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
-
-
 def test_no_tensor_of_all_logits_exists_in_forward_or_backward() -> None:
     policy = PolicyModel(build(vocab_size=4096), chunk_elements=16 * 4096)
     batch = rows([128] * 4, 128)
@@ -211,3 +155,27 @@ def test_no_tensor_of_all_logits_exists_in_forward_or_backward() -> None:
         logprobs, entropy = policy(**batch, temperature=1.0, with_entropy=True)
         (logprobs + entropy).sum().backward()
     assert largest.elements < 4 * 128 * 4096 / 4, "chunks of 16 tokens, a weight of 4096 x 64, attention of 128 x 128"
+
+
+def test_a_sum_of_4096_log_probs_of_bfloat16_weights_is_that_of_float64() -> None:
+    """Given the same logits: the log-softmax and the sum over the row lose less than 1e-4 of it."""
+    model = build(max_position_embeddings=4096).to(torch.bfloat16)
+    policy = PolicyModel(model, chunk_elements=512 * 320)
+    seen: list[torch.Tensor] = []
+    transform = policy.head.transform
+
+    def record(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(transform(logits))
+        return seen[-1]
+
+    policy.head.transform = record
+    batch = rows([4096], 4096)
+    with torch.no_grad():
+        logprobs, _ = policy(**batch, temperature=0.7)
+    assert logprobs.dtype == torch.float32
+    logits = torch.cat(seen).double() / 0.7
+    targets = batch["input_ids"][0, 1:, None]
+    exact = float((logits - logits.logsumexp(-1, keepdim=True)).gather(-1, targets).sum())
+    assert float(logprobs.sum()) == pytest.approx(exact, rel=1e-6), "the limit is 1e-4"
+    coarse = float(logits.bfloat16().log_softmax(-1).gather(-1, targets).sum(dtype=torch.bfloat16))
+    assert abs(coarse / exact - 1) > 1e-4, "in bfloat16 it would be lost"

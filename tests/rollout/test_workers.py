@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 
 from oxrl_core.config.schema import Config
 from oxrl_core.errors import ConfigError, ModelError, RunFailure, WeightSyncError
-from oxrl_core.rollout.hf_worker import TransformersWorker
+from oxrl_core.rollout.hf_worker import TransformersWorker, truncated
 from oxrl_core.rollout.sampler import Sampler
 from oxrl_core.rollout.verify import check_fingerprint, probe_row
 from oxrl_core.rollout.vllm_worker import VllmWorker, check_head_size
@@ -141,6 +142,69 @@ def test_transformers_greedy_takes_the_likeliest_token_and_no_seed(hf: Transform
     assert first.token_ids == logits.argmax(-1).tolist()
 
 
+def next_probabilities(model: Any, prompt: list[int], temperature: float = 1.0) -> list[float]:
+    with torch.no_grad():
+        return (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1).tolist()
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 5), (0.5, 0), (0.5, 12)])
+def test_transformers_draws_within_top_k_and_top_p_and_says_the_renormalised_logprobs(
+    tied: Path, hf: TransformersWorker, top_p: float, top_k: int
+) -> None:
+    """By hand: the k likeliest, of these the fewest whose probabilities reach p, each over the sum of those left."""
+    likeliest = sorted(enumerate(next_probabilities(hf.model, PROMPTS[0], 0.7)), key=lambda pair: -pair[1])
+    inside = likeliest[: top_k or None]
+    whole, kept, mass = sum(p for _, p in inside), [], 0.0
+    for token, probability in inside:
+        if mass >= top_p * whole:
+            break
+        kept.append((token, probability))
+        mass += probability
+    assert 1 < len(kept) < VOCABULARY
+    worker = TransformersWorker(config_of(tied, top_p=top_p, top_k=top_k), tied)
+    draws = 3000
+    drawn = worker.generate([PROMPTS[0]] * draws, list(range(draws)), 0.7, 1, False)
+    assert {completion.token_ids[0] for completion in drawn} <= {token for token, _ in kept}
+    told = {completion.token_ids[0]: completion.logprobs[0] for completion in drawn}
+    for token, probability in kept:
+        share = probability / mass
+        seen = sum(completion.token_ids[0] == token for completion in drawn) / draws
+        assert abs(seen - share) < 5 * (share * (1 - share) / draws) ** 0.5 + 1e-9
+        assert token not in told or told[token] == pytest.approx(math.log(share), abs=1e-4)
+
+
+def test_transformers_cut_samples_depend_neither_on_neighbours_nor_on_the_number_of_workers(tied: Path) -> None:
+    config = config_of(tied, top_p=0.7, top_k=20)
+
+    def drawn(size: int) -> list[Rollout]:
+        group = start_group(TransformersWorker, [(config, tied)] * size, config=config, cluster=None, name="sampler")
+        prompts = [Prompt(id=str(index), token_ids=prompt, text="") for index, prompt in enumerate(PROMPTS)]
+        return Sampler(group, config).generate(prompts, group_size=5, temperature=1.0, max_tokens=10, step=3)
+
+    one, three = drawn(1), drawn(3)
+    assert [rollout.token_ids for rollout in one] == [rollout.token_ids for rollout in three]
+    for left, right in zip(one, three, strict=True):
+        assert left.rollout_logprobs == pytest.approx(right.rollout_logprobs, abs=1e-5)
+
+
+def test_transformers_greedy_ignores_top_k_and_top_p(tied: Path, hf: TransformersWorker) -> None:
+    worker = TransformersWorker(config_of(tied, top_p=0.1, top_k=2), tied)
+    assert worker.generate(PROMPTS, [1, 2, 3], 1.0, 8, True) == hf.generate(PROMPTS, [4, 5, 6], 1.0, 8, True)
+
+
+def test_a_cut_distribution_sums_to_one_and_keeps_its_likeliest_token() -> None:
+    scores = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.97, 0.01, 0.01, 0.01]]).log()
+    assert torch.equal(truncated(scores, 1.0, 0), scores) and torch.equal(truncated(scores, 1.0, 4), scores)
+    by_k = truncated(scores, 1.0, 2).exp()
+    assert by_k[0].tolist() == pytest.approx([4 / 7, 3 / 7, 0, 0])
+    by_p = truncated(scores, 0.6, 0).exp()
+    assert by_p[0].tolist() == pytest.approx([4 / 7, 3 / 7, 0, 0]) and by_p[1].tolist() == pytest.approx([1, 0, 0, 0])
+    assert truncated(scores, 1e-9, 0).exp()[0].tolist() == pytest.approx([1, 0, 0, 0])
+    # Of the two that top_k leaves, the first has 4/7 = 0.571 of the probability: enough for 0.55, not for 0.6.
+    assert truncated(scores, 0.55, 2).exp()[0].tolist() == pytest.approx([1, 0, 0, 0])
+    assert truncated(scores, 0.6, 2).exp()[0].tolist() == pytest.approx([4 / 7, 3 / 7, 0, 0])
+
+
 def test_transformers_without_stop_draws_all_tokens(tied: Path) -> None:
     worker = TransformersWorker(config_of(tied, stop_at_eos=False), tied)
     completions = worker.generate([PROMPTS[0]] * 30, list(range(30)), 1.0, 15, False)
@@ -199,9 +263,9 @@ def test_names_are_compared_with_those_of_the_checkpoint(tied: Path, hf: Transfo
 
 
 class TamperedWorker(VllmWorker):
-    """The real worker, with a way to switch one of its repairs off."""
+    """The real worker, with a way to change what it does."""
 
-    def tamper(self, name: str, value: bool) -> None:
+    def tamper(self, name: str, value: Any) -> None:
         setattr(self, name, value)
 
     def check_heads(self, size: int) -> None:
@@ -256,6 +320,29 @@ def test_vllm_logprobs_are_the_trainers_whatever_the_folder_asks_for(
             assert EOS not in rollout.token_ids[:-1]
     # top_k 3 and a repetition penalty of 5, as generation_config.json has them, would leave few tokens to draw.
     assert len({token for rollout in draw(vllm, tied, 1) for token in rollout.token_ids}) > 30
+
+
+@pytest.mark.engine
+def test_vllm_draws_within_top_k_and_top_p_and_says_the_renormalised_logprobs(
+    vllm: Any, tied: Path, trainer: TransformersWorker
+) -> None:
+    sync(vllm, trainer, 1)
+    vllm.call("tamper", "top_k", 6)
+    vllm.call("tamper", "top_p", 0.8)
+    rollouts = draw(vllm, tied, 1, temperature=0.7)
+    greedy = draw(vllm, tied, 1, group_size=1, greedy=True)
+    vllm.call("tamper", "top_k", 0)
+    vllm.call("tamper", "top_p", 1.0)
+    for rollout in rollouts:
+        row = torch.tensor([rollout.prompt.token_ids + rollout.token_ids])
+        with torch.no_grad():
+            scores = (trainer.model(row).logits[0].float() / 0.7).log_softmax(-1)
+        cut = truncated(scores[len(rollout.prompt.token_ids) - 1 : -1], 0.8, 6)
+        told = cut.gather(-1, torch.tensor(rollout.token_ids)[:, None])[:, 0].tolist()
+        assert rollout.rollout_logprobs == pytest.approx(told, abs=1e-4)
+    assert greedy[0].rollout_logprobs == pytest.approx(
+        scored(trainer.model, greedy[0].prompt.token_ids, greedy[0].token_ids, 1.0), abs=1e-5
+    )
 
 
 @pytest.mark.engine

@@ -36,6 +36,14 @@ def test_a_supervised_run_places_no_sampler() -> None:
     assert plan_placement(config, Resources(cpus=16, gpus_by_node=(2,))).learner == Share(1.0, 1.0)
 
 
+def test_a_reward_model_books_its_share_and_a_gpu_only_where_one_is_left() -> None:
+    config = config_with(reward={"name": "reward_model", "path": "run:rm"})
+    # Three workers on two cores: two share one of them.
+    assert plan_placement(config, Resources(cpus=2)).scorer == Share(0.5)
+    assert plan_placement(config, Resources(cpus=8, gpus_by_node=(2,))).scorer == Share(1.0)
+    assert plan_placement(config, Resources(cpus=8, gpus_by_node=(3,))).scorer == Share(1.0, 1.0)
+
+
 def test_on_gpus_every_worker_has_its_own_unless_colocated() -> None:
     gpus = Resources(cpus=16, gpus_by_node=(4,))
     apart = config_with(train={"num_workers": 2}, rollout={"num_workers": 1, "tensor_parallel": 2})

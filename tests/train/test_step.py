@@ -10,8 +10,20 @@ from torch import nn
 
 from oxrl_core.algorithms.base import describe, get_algorithm
 from oxrl_core.errors import NumericsError
-from oxrl_core.train.step import Objective, kl_per_token, token_weights, train_step
-from oxrl_core.types import RolloutBatch, TokenBatch, Tokens
+from oxrl_core.train.objective import Objective, kl_per_token, mismatch_weights, token_weights
+from oxrl_core.train.step import evaluate_step, train_step
+from oxrl_core.types import (
+    Labeled,
+    LabeledBatch,
+    PairBatch,
+    ReferencedPairs,
+    RolloutBatch,
+    Rollouts,
+    ScoredPairs,
+    StepPairs,
+    TokenBatch,
+    Tokens,
+)
 
 VOCABULARY = 7
 
@@ -20,12 +32,27 @@ class PlainPolicy:
     """The interface of PolicyEngine in plain autograd: a bigram model, one rank, no optimizer step."""
 
     device = torch.device("cpu")
-    world_size = 1
+    world_size, rank = 1, 0
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Embedding(VOCABULARY, 5), nn.Linear(5, VOCABULARY)).double()
         self.num_steps = 0
+        self.running = {}
+        self.value_head = nn.Embedding(VOCABULARY, 1).double()
+
+    def reference_logprobs(self, batch, temperature):
+        return torch.full(batch.input_ids.shape, -1.5, dtype=torch.float64)
+
+    def scores(self, batch):
+        last = batch.attention_mask.sum(1) - 1
+        return self.value_head(batch.input_ids)[torch.arange(len(last)), last, 0]
+
+    def values(self, batch):
+        return self.value_head(batch.input_ids)[..., 0].roll(1, dims=1)
+
+    def logprobs_and_values(self, batch, temperature, with_entropy=False):
+        return *self.logprobs(batch, temperature, with_entropy), self.values(batch)
 
     def logprobs(self, batch, temperature, with_entropy=False):
         scores = (self.model(batch.input_ids) / temperature).log_softmax(-1)  # (B, T, V): about the next token
@@ -49,7 +76,7 @@ class PlainPolicy:
 
     @property
     def parameters(self):
-        return list(self.model.parameters())
+        return [*self.model.parameters(), *self.value_head.parameters()]
 
 
 def rows(*examples: tuple[list[int], int], pad_to: int = 0) -> TokenBatch:
@@ -77,7 +104,7 @@ def sgrpo(**switches) -> Objective:
     return Objective(get_algorithm("sgrpo"), params={"clip_low": 0.2, "clip_high": 0.2}, **switches)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "sequence_sum", "constant"])
 @pytest.mark.parametrize("cut", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[2, 0, 3], [1]]])
 @pytest.mark.parametrize("pad_to", [0, 12])
 def test_the_gradient_does_not_depend_on_how_a_step_is_cut_or_padded(aggregation, cut, pad_to):
@@ -98,7 +125,12 @@ def test_the_gradient_does_not_depend_on_how_a_step_is_cut_or_padded(aggregation
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
     # values: 1 on the three tokens of the first row, 5 on the one token of the second
-    [("token", (3 * 1 + 5) / 4), ("sequence", (1 + 5) / 2), ("constant", (3 * 1 + 5) / (2 * 10))],
+    [
+        ("token", (3 * 1 + 5) / 4),
+        ("sequence", (1 + 5) / 2),
+        ("sequence_sum", (3 + 5) / 2),
+        ("constant", (3 * 1 + 5) / (2 * 10)),
+    ],
 )
 def test_aggregations_by_hand(aggregation, expected):
     def given(tokens: Tokens):
@@ -148,6 +180,19 @@ def test_what_is_infinite_under_the_mask_stays_there():
     torch.testing.assert_close(policy.gradient(), plain.gradient())
 
 
+@pytest.mark.parametrize("estimator", ["k2", "k3", "unbiased"])
+@pytest.mark.parametrize("garbage", [math.nan, math.inf])
+def test_what_a_reference_says_under_the_mask_stays_there(estimator, garbage):
+    def gradient(outside):
+        policy = PlainPolicy()
+        batch = rollouts(*EXAMPLES, advantages=ADVANTAGES)
+        batch.ref_logprobs = torch.where(batch.completion_mask, -1.5, outside)
+        train_step(policy, sgrpo(kl_coef=0.5, kl_estimator=estimator), [batch])
+        return policy.gradient()
+
+    assert torch.equal(gradient(garbage), gradient(0.0))
+
+
 def test_a_loss_that_is_not_finite_ends_the_step_before_the_optimizer():
     def broken(tokens: Tokens):
         return tokens.logprobs * math.nan
@@ -180,7 +225,7 @@ def test_kl_and_entropy_pull_the_way_their_names_say():
         train_step(policy, objective, [batch])
         before, entropy_before = policy.logprobs(batch, 1.0, with_entropy=True)
         with torch.no_grad():
-            for parameter in policy.parameters:
+            for parameter in policy.model.parameters():
                 parameter -= 0.1 * parameter.grad
         after, entropy_after = policy.logprobs(batch, 1.0, with_entropy=True)
         mask = batch.completion_mask
@@ -201,3 +246,175 @@ def test_the_gap_between_trainer_and_sampler_is_measured_on_completion_tokens_al
     metrics = train_step(policy, sgrpo(), [batch])
     assert metrics["gap/max"] == pytest.approx(0.5)
     assert metrics["gap/mean"] == pytest.approx(0.5 / 10)
+
+
+def pairs(*examples: tuple[tuple[list[int], int], tuple[list[int], int]], pad_to: int = 0) -> PairBatch:
+    """(chosen, rejected), each as (token ids, number of prompt tokens)."""
+    batch = rows(*(chosen for chosen, _ in examples), *(rejected for _, rejected in examples), pad_to=pad_to)
+    return PairBatch(**vars(batch), margins=torch.zeros(len(examples)))
+
+
+PAIRS = [
+    (([1, 2, 3, 4], 2), ([1, 2, 5], 2)),
+    (([2, 6], 1), ([2, 1, 1, 3], 1)),
+    (([5, 5, 4], 2), ([5, 5, 3], 2)),
+    (([3, 1, 2, 2], 1), ([3, 4], 1)),
+]
+
+
+def compares_with_the_step(pairs: StepPairs):
+    """A loss whose value depends on every pair of the step, and on where its own stand."""
+    own = pairs.step_gap[pairs.index]
+    assert torch.allclose(own, pairs.gap.detach().float(), atol=1e-5), "the index points at these very pairs"
+    return (pairs.gap - pairs.step_gap.mean()) ** 2 * (1 + pairs.step_gap.std())
+
+
+@pytest.mark.parametrize("cut", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[2, 0, 3], [1]]])
+@pytest.mark.parametrize("loss", [compares_with_the_step, "dpo", "simpo"])
+def test_the_gradient_of_pairs_does_not_depend_on_how_a_step_is_cut_or_padded(cut, loss):
+    algorithm = get_algorithm(loss) if isinstance(loss, str) else describe("own", loss)
+    objective = Objective(algorithm, dict(algorithm.params))
+    whole, parts = PlainPolicy(), PlainPolicy()
+    one = train_step(whole, objective, [pairs(*PAIRS)])
+    many = train_step(parts, objective, [pairs(*(PAIRS[i] for i in group), pad_to=9) for group in cut])
+    torch.testing.assert_close(parts.gradient(), whole.gradient(), rtol=1e-5, atol=1e-7)
+    assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert many["preference/accuracy"] == one["preference/accuracy"]
+
+
+def test_a_pair_loss_is_the_mean_over_pairs_and_its_metrics_are_log_ratios_by_hand():
+    def gap(pairs: ReferencedPairs):
+        return -pairs.gap
+
+    policy = PlainPolicy()
+    batch = pairs(*PAIRS[:2])
+    logprobs = policy.logprobs(batch, 1.0)[0].detach()
+    sums = (logprobs * batch.completion_mask).sum(1) + 1.5 * batch.completion_mask.sum(1)  # the reference says -1.5
+    metrics = train_step(policy, Objective(describe("gap", gap)), [batch])
+    margins = (sums[:2] - sums[2:]).tolist()
+    assert metrics["loss"] == pytest.approx(-sum(margins) / 2)
+    assert metrics["preference/margin"] == pytest.approx(sum(margins) / 2)
+    assert metrics["preference/chosen"] == pytest.approx(float(sums[:2].mean()))
+    assert metrics["preference/accuracy"] == sum(margin > 0 for margin in margins) / 2
+
+
+def counts_steps(step: StepPairs, before, params):
+    return {"steps": before.get("steps", 0.0) + 1, "mean": float(step.step_gap.mean())}
+
+
+def test_what_a_loss_remembers_moves_with_training_and_never_with_evaluation():
+    def remembers(pairs: StepPairs):
+        return pairs.gap * pairs.running["steps"]
+
+    policy = PlainPolicy()
+    objective = Objective(describe("remembers", remembers, running=counts_steps))
+    first = train_step(policy, objective, [pairs(*PAIRS[:2]), pairs(*PAIRS[2:])])
+    assert policy.running["steps"] == 1
+    assert policy.running["mean"] == pytest.approx(first["preference/margin"], rel=1e-5)
+    evaluate_step(policy, objective, [pairs(*PAIRS)])
+    assert policy.running["steps"] == 1
+    assert policy.num_steps == 1
+
+
+@pytest.mark.parametrize("cut", [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[3], [1, 0], [2]]])
+def test_labeled_examples_see_the_mismatched_ones_of_the_whole_step_without_gradient(cut):
+    def centred(labeled: Labeled):
+        assert not labeled.step_mismatched.requires_grad
+        return (labeled.logratio - labeled.step_mismatched.mean()) * (2.0 * labeled.is_desirable - 1)
+
+    def batch_of(group):
+        batch = pairs(*(PAIRS[i] for i in group))
+        names = ("input_ids", "attention_mask", "position_ids", "completion_mask", "segment_ids")
+        labels = torch.tensor([i % 2 == 0 for i in group])
+        return LabeledBatch(**{name: getattr(batch, name) for name in names}, is_desirable=labels)
+
+    policy = PlainPolicy()
+    metrics = train_step(policy, Objective(describe("centred", centred)), [batch_of(group) for group in cut])
+    plain = PlainPolicy()
+    batch = batch_of([0, 1, 2, 3])
+    sums = (plain.logprobs(batch, 1.0)[0] * batch.completion_mask).sum(1) + 1.5 * batch.completion_mask.sum(1)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    expected = ((sums[:4] - sums[4:].mean().detach()) * signs).mean()
+    expected.backward()
+    torch.testing.assert_close(policy.gradient(), plain.gradient(), rtol=1e-5, atol=1e-7)
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["num_tokens"] == sum(len(PAIRS[i][0][0]) - PAIRS[i][0][1] for i in range(4))
+
+
+def test_a_reward_models_pairs_are_scored_row_by_row():
+    def apart(pairs: ScoredPairs):
+        return pairs.rejected_score - pairs.chosen_score
+
+    policy = PlainPolicy()
+    metrics = train_step(policy, Objective(describe("apart", apart)), [pairs(*PAIRS[:2]), pairs(*PAIRS[2:])])
+    value = policy.value_head.weight.detach()[:, 0]
+    chosen, rejected = value[[4, 6, 4, 2]], value[[5, 3, 3, 4]]  # the last tokens
+    assert metrics["loss"] == pytest.approx(float((rejected - chosen).mean()))
+    assert metrics["preference/accuracy"] == float((chosen > rejected).double().mean())
+
+
+def test_evaluation_gives_the_loss_of_training_and_leaves_no_gradient():
+    policy, trained = PlainPolicy(), PlainPolicy()
+    batches = [rows(*EXAMPLES)]
+    measured = evaluate_step(policy, Objective(get_algorithm("sft")), batches)
+    assert measured["loss"] == pytest.approx(train_step(trained, Objective(get_algorithm("sft")), batches)["loss"])
+    assert all(parameter.grad is None for parameter in policy.parameters)
+
+
+def test_a_shared_critic_learns_beside_the_policy_and_only_on_completion_tokens():
+    policy = PlainPolicy()
+    batch = rollouts(([1, 2, 3], 1), advantages=[0.0])
+    batch.old_values = torch.zeros(1, 3)
+    batch.returns = torch.tensor([[9.0, 1.0, -1.0]])
+    value = policy.value_head.weight.detach()[:, 0].clone()
+    # Far from clipping: values may move by 100.
+    metrics = train_step(policy, sgrpo(value_coef=0.5, value_clip=100.0), [batch])
+    residual = [float(value[1] - 1.0), float(value[2] + 1.0)]  # the value at a token is that of the state before it
+    assert metrics["loss"] == pytest.approx(0.5 * (residual[0] ** 2 + residual[1] ** 2) / 2 / 2)
+    gradient = policy.value_head.weight.grad[:, 0]
+    assert gradient[1] == pytest.approx(0.5 * residual[0] / 2)
+    assert gradient[2] == pytest.approx(0.5 * residual[1] / 2)
+    assert gradient[[0, 3, 4, 5, 6]].tolist() == [0.0] * 5
+
+
+def mismatch(mode: str, level: str) -> list[float]:
+    """Weights of a completion of three tokens at which trainer / sampler is 3, 1/4 and 1; the prompt is at 1000."""
+    mask = torch.tensor([[False, True, True, True]])
+    signals = Rollouts(
+        logprobs=torch.zeros(1, 4),
+        completion_mask=mask,
+        advantages=torch.zeros(1, 4),
+        old_logprobs=torch.tensor([[7.0, math.log(3), -math.log(4), 0.0]]),
+        rollout_logprobs=torch.zeros(1, 4),
+    )
+    objective = sgrpo(mismatch=mode, mismatch_level=level, mismatch_low=0.5, mismatch_high=2.0)
+    return mismatch_weights(signals, objective)[mask].tolist()
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "expected"),
+    [
+        ("tis", "token", [2.0, 0.25, 1.0]),
+        ("icepop", "token", [0.0, 0.0, 1.0]),
+        ("mis", "token", [0.0, 0.25, 1.0]),
+        ("tis", "sequence", [0.75] * 3),  # 3 x 1/4 x 1
+        ("icepop", "sequence", [0.75] * 3),
+        ("mis", "sequence", [0.75] * 3),
+    ],
+)
+def test_corrections_of_the_mismatch_by_hand(mode, level, expected):
+    assert mismatch(mode, level) == pytest.approx(expected)
+
+
+def test_the_unbiased_estimator_has_the_gradient_of_the_true_kl():
+    """Over all tokens of a small vocabulary the expectation is exact: sum of p x d(ratio x k3)."""
+    torch.manual_seed(0)
+    scores, reference = torch.randn(5, requires_grad=True), torch.randn(5).log_softmax(0)
+    logprobs = scores.log_softmax(0)
+    true = (logprobs.exp() * (logprobs - reference)).sum()
+    (expected,) = torch.autograd.grad(true, scores, retain_graph=True)
+    weights = logprobs.detach().exp()
+    for estimator, is_right in [("unbiased", True), ("k2", True), ("k3", False), ("k1", False)]:
+        sampled = kl_per_token(logprobs, reference, estimator, logprobs.detach())
+        (gradient,) = torch.autograd.grad((weights * sampled).sum(), scores, retain_graph=True)
+        assert torch.allclose(gradient, expected, atol=1e-6) == is_right, estimator

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from oxrl_core.advantages import group_centered
 from oxrl_core.errors import RewardError
 from oxrl_core.rewards.base import Reward
-from oxrl_core.train.learner import average, balance
-from oxrl_core.train.verdicts import compare, describe, groups_of, judge
+from oxrl_core.train.draw import Drawn
+from oxrl_core.train.learner import balance
+from oxrl_core.train.learner_worker import average
+from oxrl_core.train.verdicts import describe, groups_of, judge
 from oxrl_core.types import Prompt, Rollout, Score
 
 
@@ -18,13 +19,17 @@ def rollout(score: float, status: str = "ok", length: int = 3, finish_reason: st
 
 
 def test_a_failed_verdict_is_no_zero_it_is_left_out_of_its_group():
-    groups = groups_of([rollout(1.0), rollout(0.0), rollout(float("nan"), "error"), rollout(0.5)], group_size=4)
-    assert compare(groups, group_centered, 2.0) == pytest.approx([1.0, -1.0, 0.0])
+    (group,) = groups_of([rollout(1.0), rollout(0.0), rollout(float("nan"), "error"), rollout(0.5)], group_size=4)
+    assert [one.score.value for one in group] == [1.0, 0.0, 0.5]
 
 
 def test_a_group_with_one_verdict_has_nothing_to_compare():
     failed = rollout(float("nan"), "timeout")
-    assert groups_of([rollout(1.0), failed, rollout(1.0), rollout(0.0)], group_size=2) == [[rollout(1.0), rollout(0.0)]]
+    drawn = [rollout(1.0), failed, rollout(1.0), rollout(0.0)]
+    assert groups_of(drawn, group_size=2) == [[rollout(1.0), rollout(0.0)]]
+    # A critic compares with itself: one verdict is enough.
+    assert groups_of(drawn, group_size=2, compares=False) == [[rollout(1.0)], [rollout(1.0), rollout(0.0)]]
+    assert groups_of([failed], group_size=1, compares=False) == []
 
 
 def test_groups_are_cut_by_position_so_a_repeated_prompt_makes_two():
@@ -38,7 +43,7 @@ def test_step_statistics_by_hand():
         rollout(0.0, "no_answer", 6, "length"),
         rollout(0.0, "error"),
     ]
-    metrics = describe(drawn, groups_of(drawn, 2))
+    metrics = describe(Drawn(drawn, groups_of(drawn, 2), num_draws=1), Reward("unused", always_raises))
     assert metrics["reward/mean"] == pytest.approx(2 / 3)
     assert metrics["reward/std"] == pytest.approx((2 / 9) ** 0.5)
     assert metrics["reward/errors"] == 0.25
@@ -53,7 +58,7 @@ def always_raises(_: Rollout) -> float:
 
 def test_a_reward_that_judges_nothing_ends_the_run_with_its_reason():
     with pytest.raises(RewardError, match="judged none of 2 completions: KeyError"):
-        judge(Reward("broken", always_raises), [rollout(0.0), rollout(0.0)], timeout_seconds=60.0)
+        judge(Reward("broken", always_raises), [rollout(0.0)] * 2, timeout_seconds=60.0)
 
 
 def test_ranks_get_equal_loads_and_every_row_once():
