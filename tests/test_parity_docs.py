@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_every_algorithm_and_every_switch_is_on_the_page() -> None:
     assert all(reason for reason in LEFT_OUT.values())
     # A new switch has to be put on the page, or `name`, which is none.
     assert {*SWITCHES, "name"} == set(AlgorithmConfig.model_fields)
+
+
+def test_links_within_the_page_lead_to_a_heading_and_the_guide_recommends_what_exists() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= anchors
+    table = page.partition("## Which one\n")[2].partition("\n## ")[0]
+    second_column = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
+    taken = {name for cell in second_column for name in re.findall(r"`(\w+)`", cell)}
+    assert len(taken) > 25
+    assert taken - {"label_smoothing", "margin"} <= set(all_algorithms())
 
 
 def test_the_readme_names_every_main_algorithm_and_counts_the_contributed_ones() -> None:

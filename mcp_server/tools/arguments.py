@@ -46,5 +46,6 @@ def recipe_or_yaml(config: str) -> str:
     raise NotFoundError(
         f"there is no recipe {shown!r}.{did_you_mean(shown, names)}",
         "config",
-        f"pass one of: {', '.join(main_names(recipes))} (list_registry with a query finds the others); or a whole configuration as YAML text (a path is not accepted here)",
+        f"pass one of: {', '.join(main_names(recipes))} (list_registry with a query finds the others); or a whole "
+        "configuration as YAML text (a path is not accepted here)",
     )

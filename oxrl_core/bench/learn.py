@@ -38,7 +38,7 @@ NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
     "algorithm.teacher": ("sft", ()),
     "reward.path": ("rm", ()),
     # A beginner: it finds right answers by drawing, and is right less than half of the time.
-    "model.path": ("sft", ("train.steps=25",)),
+    "model.path": ("sft", ("train.steps=12",)),
 }
 RUN = "run:"
 
@@ -82,6 +82,8 @@ def learn(name: str, seed: int, home: Path, *, flip: bool) -> dict[str, Any]:
             if not flip:
                 raise
             ended = error.what  # the flipped loss has no bottom: it may well fall beyond all numbers
+        if not flip:
+            remember(record_of(home, name, seed), run)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu
     return {
         "algorithm": name,
@@ -109,14 +111,24 @@ def needed(config: Config) -> list[str]:
 def made(key: str, seed: int, home: Path) -> str:
     """The id of the run that a key needs, from this home or made now."""
     recipe, overrides = NEEDED[key]
-    record = home / "needed" / f"{'-'.join([recipe, *overrides, str(seed)])}.txt"
+    record = record_of(home, recipe, seed, overrides)
     if record.is_file():
         return record.read_text(encoding="utf-8")
     run = create_run(home, recipe, [f"run.seed={seed}", *HERE, *overrides])
     train(run)
+    remember(record, run)
+    return run.run_id
+
+
+def record_of(home: Path, recipe: str, seed: int, overrides: Sequence[str] = ()) -> Path:
+    """The file that names the finished run of a recipe, for those who need one."""
+    return home / "needed" / f"{'-'.join([recipe, *overrides, str(seed)])}.txt"
+
+
+def remember(record: Path, run: RunDir) -> None:
+    """Names a finished run for others."""
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(run.run_id, encoding="utf-8")
-    return run.run_id
 
 
 def create_run(home: Path, name: str, overrides: Sequence[str]) -> RunDir:

@@ -22,8 +22,8 @@ from oxrl_core.errors import NotFoundError, RunFailure
 from oxrl_core.suggest import did_you_mean
 
 SEED_ALGORITHMS = (
-    *("sgrpo", "cispo", "ppo", "rloo", "rlhf", "rlaif", "online_dpo", "rft", "spin"),
     *("sft", "cpt", "kd", "dpo", "ipo", "simpo", "orpo", "kto", "rm"),
+    *("sgrpo", "cispo", "ppo", "rloo", "rlhf", "rlaif", "online_dpo", "rft", "spin"),
 )
 STANDARD_ERRORS = 3.0  # by so many the mean improvement must lie above zero
 END_SECONDS = 20.0  # for an interrupted process to leave by itself

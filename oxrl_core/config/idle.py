@@ -54,7 +54,7 @@ NEEDS = (
         (
             *("algorithm.kl_coef", "algorithm.kl_place", "algorithm.kl_estimator", "algorithm.entropy_coef"),
             *("algorithm.advantage", "algorithm.advantage_scale", "algorithm.whiten", "algorithm.mismatch"),
-            *("rollout.dynamic_sampling", "train.passes_per_step", "train.updates_per_step"),
+            *("rollout.dynamic_sampling", "rollout.drop_truncated", "train.passes_per_step", "train.updates_per_step"),
         ),
         _compares,
         "{name} {learns}; there are no advantages for it to act on",

@@ -152,6 +152,12 @@ def _of_rewards(config: Config, algorithm: Algorithm) -> Iterator[Contradiction]
                 "nothing from it",
                 f"set rollout.stop_at_eos: true, or {key}: 0",
             )
+    if rollout.drop_truncated and not rollout.stop_at_eos:
+        yield Contradiction(
+            "rollout.drop_truncated",
+            "without rollout.stop_at_eos every completion is cut off, so none would be trained on",
+            "set rollout.stop_at_eos: true, or drop_truncated: false",
+        )
 
 
 def _of_advantages(config: Config) -> Iterator[Contradiction]:

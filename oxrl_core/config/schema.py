@@ -247,6 +247,8 @@ class RolloutConfig(Section):
     """Draw from the k likeliest tokens; 0: from all. Above 0 it biases ratios (algorithm.mismatch)."""
     dynamic_sampling: bool = False
     """Draw again until every prompt of the step has rewards that differ, before any shaping (DAPO)."""
+    drop_truncated: bool = False
+    """Completions that were cut off are compared with the others of their prompt, but not trained on (DAPO)."""
     max_draws: Positive = 10
     """Dynamic sampling: most rounds of drawing in one step; then it goes on with what it has."""
     sync_every: Positive = 1

@@ -15,6 +15,7 @@ from oxrl_core.types import Row
 HELD_OUT = 6  # one prompt of six is in the eval split
 
 SPLITS = ("train", "eval")
+RANKED_PAIRS = 16  # drawn for each prompt of reverse3-ranked; those that tie are left out
 
 
 @dataset("reverse3", splits=SPLITS)
@@ -54,6 +55,21 @@ def reverse3_labeled(split: str, seed: int) -> list[Row]:
     return sorted(rows, key=lambda row: _hash(f"{row['prompt']}{row['completion']}"))  # a prompt's two rows apart
 
 
+@dataset("reverse3-ranked", splits=SPLITS)
+def reverse3_ranked(split: str, seed: int) -> list[Row]:
+    """Drafts for the prompts of reverse3 in pairs, the one with more right positions preferred; 16 or less a prompt."""
+    # Right against random answers would teach a reward model nothing about answers that are almost right.
+    rows: list[Row] = []
+    for row in reverse3(split, seed):
+        for number in range(RANKED_PAIRS):
+            drafts = [_draft(row, f"{number}{side}") for side in "ab"]
+            better, worse = sorted(drafts, key=lambda draft: -_right_positions(draft, row["answer"]))
+            margin = _right_positions(better, row["answer"]) - _right_positions(worse, row["answer"])
+            if margin:
+                rows.append({"prompt": row["prompt"], "chosen": better, "rejected": worse, "margin": float(margin)})
+    return sorted(rows, key=lambda row: _hash(f"{row['prompt']}{row['chosen']}{row['rejected']}"))
+
+
 @dataset("digits-text", splits=SPLITS)
 def digits_text(split: str, seed: int) -> list[Row]:
     """Texts of digits that count on in equal steps modulo 6: "024024024...". 180 to train on, 36 held out."""
@@ -79,6 +95,20 @@ def _wrong(row: Row) -> str:
     """An answer of the same length that is wrong, always the same one for a row."""
     others = [word for word in _words("012345", len(row["answer"])) if word != row["answer"]]
     return min(others, key=lambda word: _hash(f"{row['prompt']}{word}?"))
+
+
+def _draft(row: Row, label: str) -> str:
+    """An answer of which each character is right at least half of the time, and one in six lacks its last."""
+    digest = _hash(f"{row['prompt']}{label}")
+    answer: str = row["answer"]
+    drawn = ["012345"[byte % 6] for byte in digest[: len(answer)]]
+    kept = [right if byte < 128 else other for right, other, byte in zip(answer, drawn, digest[8:], strict=False)]
+    return "".join(kept[:-1] if digest[16] < 256 // 6 else kept)
+
+
+def _right_positions(draft: str, answer: str) -> int:
+    """Characters at their place, and one for the right end."""
+    return sum(a == b for a, b in zip(draft, answer, strict=False)) + (len(draft) == len(answer))
 
 
 def _words(digits: str, length: int) -> list[str]:

@@ -41,6 +41,7 @@ class Journal:
         self.store = CheckpointStore(run.path / "checkpoints", config.train.keep_checkpoints)
         self.saved_step = -1
         self.num_dropped = 0
+        self.num_skipped = 0
 
     def phase(self, name: str, progress: Progress) -> None:
         """Says what the run is doing now."""
@@ -89,6 +90,7 @@ class Journal:
     def _write(self, report: StepReport) -> None:
         every, total_steps = self.config.report, self.parts.total_steps
         self._say_dropped()
+        self._say_skipped(report)
         has_evaluation = any(name.startswith("eval/") for name in report.metrics)
         if report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation:
             facts = {"step": report.step, "time": time.time(), "data/dropped": self.num_dropped}
@@ -115,4 +117,17 @@ class Journal:
                 "rows_dropped",
                 f"{self.num_dropped} training rows were too long and dropped; data.max_prompt_tokens and "
                 "data.max_length say what fits, data/dropped in the metrics counts on",
+            )
+
+    def _say_skipped(self, report: StepReport) -> None:
+        """Steps with nothing to learn from change no weight: the first one makes an alert, all are counted."""
+        if not report.metrics.get("skipped"):
+            return
+        self.num_skipped += 1
+        if self.num_skipped == 1:
+            self.run.append_event(
+                "warning",
+                "nothing_to_learn",
+                f"step {report.step} had nothing to learn from and changed no weight: no completion was good enough, "
+                "told apart or finished; selection/kept, groups/zero_variance and completion/truncated say which",
             )

@@ -41,6 +41,11 @@ def _advantages(drawn: Drawn, config: Config, learner: Learner, moments: Running
     measurements = learner.measure(rollouts) if rollouts and needs_measurement(config) else None
     credits = give_credit(drawn.groups, rewards, measurements, config.algorithm)
     metrics = {"reward/shaped": sum(rewards) / len(rewards)} if rewards else {}
+    if config.rollout.drop_truncated:
+        # A row that is not there counts neither in the sum nor in what it is divided by.
+        whole = [at for at, rollout in enumerate(rollouts) if rollout.finish_reason == "stop"]
+        metrics["selection/kept"] = len(whole) / max(len(rollouts), 1)
+        rollouts, credits = [rollouts[at] for at in whole], [credits[at] for at in whole]
     return Lesson(rollouts, credits, metrics=metrics)
 
 

@@ -70,6 +70,7 @@ def overrides_of(text: str) -> list[str]:
         ("rft reward.name=none", "reward.name", "nothing judges them"),
         ("spin reward.name=gsm8k", "reward.name", "nothing is judged but an evaluation"),
         ("gkd reward.clip=1", "reward.clip", "shaping changes what completions are compared by"),
+        ("sgrpo rollout.stop_at_eos=false rollout.drop_truncated=true", "rollout.drop_truncated", "is cut off"),
         ("sgrpo reward.overlong_buffer=512", "reward.overlong_buffer", "every one of them would cost"),
         (
             "sgrpo rollout.stop_at_eos=false reward.missing_eos_penalty=1",

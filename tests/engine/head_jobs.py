@@ -6,6 +6,7 @@ Not a test itself. Results are written into FOLDER, where the tests compare them
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from oxrl_core.engine.environment import engine_environment
 
@@ -182,6 +183,18 @@ class HeadJob(Job):
             scorer.export_model(self.folder / f"scorer-{lora}")
             with scorer.no_grad():
                 self.write(f"scorer-{lora}.scores", {"scores": scorer.scores(batch)})
+
+
+def one(folder: Path, kind: str, stage: int = 2, *, lora: bool = False, **options: object) -> PolicyEngine:
+    """The engine of a head on one rank, in this process."""
+    return HeadJob(folder, rank=0, world_size=1).build(kind, stage, lora=lora, **options)
+
+
+def with_config(folder: Path, *, algorithm: dict[str, object], **options: object) -> PolicyEngine:
+    """As `one`, with a section `algorithm`."""
+    config = make_config(2)
+    config = type(config).model_validate({**config.model_dump(), "algorithm": algorithm})
+    return PolicyEngine(config, folder / "model", rank=0, world_size=1, total_steps=10, **options)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from head_jobs import HEADS, KINDS, HeadJob, gradients, kl_to_student, score_sum, spare, step, value_sum, whole_weights
+from head_jobs import HEADS, KINDS, gradients, kl_to_student, one, score_sum, spare, step, value_sum, whole_weights
 from rank_jobs import STAGES, loss_sum, make_batch, make_config, make_rows
 from safetensors.torch import load_file
-from start_ranks import run_ranks
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from oxrl_core.engine.checkpoint import CheckpointStore
@@ -21,37 +19,6 @@ from oxrl_core.models.miniature import make_miniature
 from oxrl_core.types import Progress, TokenBatch
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    folder = tmp_path_factory.mktemp("heads")
-    make_miniature("qwen2.5-0.5b-instruct", folder / "model", seed=1)
-    make_miniature("qwen2.5-0.5b-instruct", folder / "teacher", seed=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ranks(folder: Path) -> dict[str, dict]:
-    """What one rank did here and two ranks in processes of their own."""
-    alone = HeadJob(folder, rank=0, world_size=1)
-    alone.one_step()
-    results: dict[str, dict] = dict(alone.results)
-    results |= run_ranks("one_step,together,adapters", folder, 2, "head_jobs.py")
-    results["resumed"] = run_ranks("together_resumed", folder, 2, "head_jobs.py")
-    return results
-
-
-def one(folder: Path, kind: str, stage: int = 2, *, lora: bool = False, **options: object) -> PolicyEngine:
-    return HeadJob(folder, rank=0, world_size=1).build(kind, stage, lora=lora, **options)
-
-
-def with_config(folder: Path, stage: int = 2, *, algorithm: dict | None = None, **options: object) -> PolicyEngine:
-    config = make_config(stage)
-    if algorithm is not None:
-        config = type(config).model_validate({**config.model_dump(), "algorithm": algorithm})
-    return PolicyEngine(config, folder / "model", rank=0, world_size=1, total_steps=10, **options)  # type: ignore[arg-type]
 
 
 # ---- by hand: whole logits, plain transformers ---------------------------------------------------------------------
@@ -136,7 +103,7 @@ def plain(folder: Path) -> dict[str, tuple]:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_step_of_every_head_is_the_step_of_plain_transformers(
-    folder: Path, ranks: dict, plain: dict, kind: str, stage: int, world: int
+    folder: Path, head_ranks: dict, plain: dict, kind: str, stage: int, world: int
 ) -> None:
     expected, norm, weights = plain[kind]
     name = f"{kind}-zero{stage}-world{world}"
@@ -144,7 +111,7 @@ def test_one_step_of_every_head_is_the_step_of_plain_transformers(
     assert found.keys() == expected.keys()
     for part, gradient in expected.items():
         assert float((found[part] - gradient).abs().max()) <= 1e-5, part
-    assert ranks[name]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert head_ranks[name]["grad_norm"] == pytest.approx(norm, rel=1e-5)
     for part, value in load_file(folder / f"{name}.weights.safetensors").items():
         assert float((value - weights[part]).abs().max()) <= 2e-5, part
 
@@ -284,7 +251,7 @@ def test_a_checkpoint_of_another_head_is_refused_and_one_from_before_heads_is_no
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_policy_and_critic_in_one_process_are_what_each_is_alone(folder: Path, ranks: dict, stage: int) -> None:
+def test_policy_and_critic_in_one_process_are_what_each_is_alone(folder: Path, head_ranks: dict, stage: int) -> None:
     alone = load_file(folder / f"alone-zero{stage}.safetensors")
     beside = load_file(folder / f"straight-zero{stage}.critic.safetensors")
     assert alone.keys() == beside.keys()
@@ -292,14 +259,14 @@ def test_policy_and_critic_in_one_process_are_what_each_is_alone(folder: Path, r
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_policy_critic_and_refreshed_reference_resume_bit_for_bit(folder: Path, ranks: dict, stage: int) -> None:
+def test_policy_critic_and_refreshed_reference_resume_bit_for_bit(folder: Path, head_ranks: dict, stage: int) -> None:
     for part in ("policy", "critic"):
         straight = load_file(folder / f"straight-zero{stage}.{part}.safetensors")
         resumed = load_file(folder / f"resumed-zero{stage}.{part}.safetensors")
         assert straight.keys() == resumed.keys()
         assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
-    assert ranks["resumed"][f"running-zero{stage}"] == {"baseline": 0.1 + stage}
-    assert ranks["resumed"][f"draw-zero{stage}"] == ranks[f"draw-zero{stage}"]
+    assert head_ranks["resumed"][f"running-zero{stage}"] == {"baseline": 0.1 + stage}
+    assert head_ranks["resumed"][f"draw-zero{stage}"] == head_ranks[f"draw-zero{stage}"]
     names = {path.name for path in (folder / f"both-zero{stage}").iterdir()}
     assert names == {f"rank-0000{rank}.{kind}" for rank in (0, 1) for kind in ("safetensors", "json", "ok")} | {
         "critic",
@@ -330,7 +297,7 @@ def test_the_files_of_the_critic_are_part_of_what_a_checkpoint_vouches_for(folde
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_saved_reward_model_scores_in_transformers_what_it_scored_in_training(
-    folder: Path, ranks: dict, lora: bool
+    folder: Path, head_ranks: dict, lora: bool
 ) -> None:
     saved = folder / f"scorer-{lora}"
     expected = load_file(folder / f"scorer-{lora}.scores.safetensors")["scores"]
@@ -438,80 +405,3 @@ def test_packing_that_the_teacher_cannot_keep_apart_is_found(folder: Path, monke
     assert engine.packing_is_exact(batch)
     monkeypatch.setattr(engine.teacher.model, "_mask", lambda attention_mask, segment_ids: attention_mask)
     assert not engine.packing_is_exact(batch)
-
-
-# ---- references ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_refreshed_reference_is_the_policy_of_then(folder: Path, tmp_path: Path, stage: int, lora: bool) -> None:
-    batch = make_batch(make_rows())
-    engine = one(folder, "tokens+value", stage, lora=lora, with_reference=True)
-    start = engine.reference_logprobs(batch, 1.0)
-    step(engine, "tokens+value", 0)
-    assert torch.equal(engine.reference_logprobs(batch, 1.0), start)
-    with engine.no_grad():
-        then = engine.logprobs(batch, 1.0)[0]
-    first = engine.export_reference()
-    assert all(torch.equal(value, first[name]) for name, value in load_file(folder / "model/model.safetensors").items())
-    engine.refresh_reference()
-    assert torch.equal(engine.reference_logprobs(batch, 1.0), then)
-    exported = engine.export_weights()
-    step(engine, "tokens+value", 1)
-    reference = engine.export_reference()
-    assert reference.keys() == exported.keys() == first.keys()
-    assert all(torch.equal(value, exported[name]) for name, value in reference.items()), "the policy of then"
-    assert torch.equal(engine.reference_logprobs(batch, 1.0), then), "it does not move with the policy"
-    with engine.no_grad():
-        assert float((engine.logprobs(batch, 1.0)[0] - then).abs().max()) > 1e-3
-    engine.save(tmp_path / "state")
-    again = one(folder, "tokens+value", stage, lora=lora, with_reference=True)
-    assert torch.equal(again.reference_logprobs(batch, 1.0), start)
-    again.load(tmp_path / "state")
-    assert torch.equal(again.reference_logprobs(batch, 1.0), then)
-    one(folder, "tokens+value", stage, lora=lora, with_reference=True).save(tmp_path / "first")
-    again.load(tmp_path / "first")
-    assert torch.equal(again.reference_logprobs(batch, 1.0), start), "a checkpoint from before the refresh"
-    again.drop_reference()
-    with pytest.raises(ConfigError, match="no reference"):
-        again.reference_logprobs(batch, 1.0)
-
-
-def test_refreshing_between_steps_changes_no_step(folder: Path) -> None:
-    weights = []
-    for refreshes in (False, True):
-        engine = one(folder, "tokens+value", 3, lora=True, with_reference=True)
-        for number in range(3):
-            if refreshes:
-                engine.refresh_reference()
-                engine.reference_logprobs(make_batch(make_rows()), 1.0)
-            step(engine, "tokens+value", number)
-        weights.append(engine.export_weights())
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def test_adapters_on_two_ranks_of_zero_3_refresh_save_and_load(folder: Path, ranks: dict) -> None:
-    seen = load_file(folder / "adapters.reference.safetensors")
-    assert not torch.equal(seen["0"], seen["1"])
-    assert torch.equal(seen["1"], seen["2"]), "the refreshed reference is the policy"
-    assert torch.equal(seen["2"], seen["3"]), "and stays"
-    assert torch.equal(seen["3"], seen["4"]), "also in the next process"
-
-
-def test_a_saved_adapter_holds_no_reference(folder: Path, tmp_path: Path) -> None:
-    engine = one(folder, "tokens", lora=True, with_reference=True)
-    engine.refresh_reference()
-    engine.export_model(tmp_path / "model")
-    names = load_file(tmp_path / "model" / "adapter" / "adapter_model.safetensors")
-    assert len(names) == 2 * 2 * 7, "two layers of q k v o gate up down, A and B"
-    assert not any("reference" in name or "default" in name for name in names)
-    before = with_config(folder).num_parameters
-    assert engine.num_parameters - engine.num_trained == before, "the copy counts as no parameter of the model"
-
-
-def test_a_reference_is_loaded_where_the_loss_or_the_kl_term_asks(folder: Path) -> None:
-    assert with_config(folder, algorithm={"name": "sgrpo"}).reference is None
-    assert with_config(folder, algorithm={"name": "sgrpo", "kl_coef": 0.1}).reference is not None
-    assert with_config(folder, algorithm={"name": "sgrpo", "kl_coef": 0.1}, head="value").reference is None
-    assert with_config(folder, algorithm={"name": "head_jobs:referenced_loss"}).reference is not None

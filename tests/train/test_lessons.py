@@ -71,3 +71,16 @@ def test_a_policy_gradient_learns_from_credits():
     assert made.examples is None
     assert [credit.advantages for credit in made.credits] == [[0.5], [-0.5]]
     assert made.metrics["reward/shaped"] == 0.5
+
+
+def test_what_was_cut_off_is_compared_but_not_trained_on_where_that_is_asked():
+    cut = rollout([6], 0.0)
+    cut.finish_reason = "length"
+    algorithm = {"name": "sgrpo", "advantage": "group_centered"}
+    made = lesson("sgrpo", [[rollout([5], 1.0), cut]], algorithm=algorithm, rollout={"drop_truncated": True})
+    assert [one.token_ids for one in made.rollouts] == [[5]]
+    assert [credit.advantages for credit in made.credits] == [[0.5]]
+    assert made.metrics["selection/kept"] == 0.5
+    assert len(lesson("sgrpo", [[rollout([5], 1.0), cut]], algorithm=algorithm).rollouts) == 2
+    nothing = lesson("sgrpo", [[cut, cut]], algorithm=algorithm, rollout={"drop_truncated": True})
+    assert (nothing.rollouts, nothing.credits, nothing.metrics["selection/kept"]) == ([], [], 0.0)

@@ -109,6 +109,46 @@ def test_sft_on_two_zero3_ranks_learns_real_gsm8k_rows(tmp_path, lora):
     assert len([row for row in rows if "loss" in row]) == 8
 
 
+def test_a_reward_model_is_trained_served_and_optimised_against(tmp_path):
+    """RLHF from pairs to policy: on Ray, with vLLM, the reward model in a worker of its own."""
+    local = ["run.backend=local", "rollout.engine=transformers"]
+    taught = finish(launch("sft", [*local, "train.steps=25"], tmp_path), tmp_path)
+    model = finish(launch("rm", local, tmp_path), tmp_path)
+    accuracy = [row["eval/preference/accuracy"] for row in model.metrics() if "eval/preference/accuracy" in row]
+    assert accuracy[-1] > 0.8
+    overrides = [f"model.path=run:{taught.run_id}", f"reward.path=run:{model.run_id}", "train.steps=12"]
+    run = finish(launch("rlhf", [*overrides, "rollout.engine=vllm"], tmp_path), tmp_path)
+    rows = run.metrics()
+    scores = [row["reward/mean"] for row in rows if "reward/mean" in row]
+    assert sum(scores[-3:]) > sum(scores[:3])
+    assert max(row["gap/max"] for row in rows[1:]) < 1e-4
+    assert rows[-1]["reward_model/scored"] > 0
+    assert rows[-1]["reward_model/unscored"] == 0
+    assert processes_of(run.run_id) == []
+
+
+def test_ppo_on_two_ranks_with_a_critic_beside_the_policy(tmp_path):
+    overrides = ["train.steps=3", "train.num_workers=2", "deepspeed.zero_stage=2", "rollout.engine=vllm"]
+    run = finish(launch("ppo", [*overrides, "train.prompts_per_step=8"], tmp_path), tmp_path)
+    rows = run.metrics()
+    assert max(row["gap/max"] for row in rows[1:]) < 1e-4
+    assert all(row["value/grad_norm"] > 0 and row["grad_norm"] > 0 for row in rows[1:])
+    (checkpoint,) = [path for path in run.checkpoints.iterdir() if path.name.startswith("step_")]
+    assert sorted(path.name for path in (checkpoint / "critic").glob("*.safetensors")) == [
+        "rank-00000.safetensors",
+        "rank-00001.safetensors",
+    ]
+
+
+def test_dpo_with_adapters_on_two_zero3_ranks(tmp_path):
+    overrides = ["train.steps=6", "train.num_workers=2", "deepspeed.zero_stage=3", "model.lora.enabled=true"]
+    run = finish(launch("dpo", [*overrides, "train.lr=1e-2"], tmp_path), tmp_path)
+    rows = run.metrics()
+    assert rows[1]["preference/margin"] == 0  # the reference is the base with the adapter off: the very same policy
+    assert rows[-1]["preference/margin"] > 0
+    assert (run.path / "final" / "adapter").is_dir()
+
+
 def test_reverse4_goes_from_sft_to_sgrpo_in_one_process(tmp_path):
     local = ["run.backend=local", "rollout.engine=transformers"]
     taught = finish(launch("reverse4-sft", [*local, "train.eval_rows=64"], tmp_path), tmp_path)
