@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
+from oxrl_core.data.chat import RenderNotes
 from oxrl_core.data.examples import row_example
-from oxrl_core.data.render import pair_up, render_example, render_labeled, render_pair, render_prompt, render_text
+from oxrl_core.data.render import RENDERERS, pair_up, render_prompt
+from oxrl_core.data.spans import CHECKED_ITEMS, check_masks
 from oxrl_core.data.stream import RenderedStream, RowStream, rendered
-from oxrl_core.datasets.base import load_rows
-from oxrl_core.errors import DataError, MachineError
+from oxrl_core.datasets.base import read_rows
+from oxrl_core.errors import ConfigError, DataError, MachineError
 from oxrl_core.rewards.base import Reward, get_reward
+from oxrl_core.rewards.self_test import self_test
 from oxrl_core.rollout.sampler import Sampler
 from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
 from oxrl_core.rollout.worker import window
@@ -31,17 +35,10 @@ from oxrl_core.types import Progress, Prompt, Rollout, Row
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config, DatasetConfig
+    from oxrl_core.data.media import MediaReader
     from oxrl_core.rollout.scorer import Scorer
     from oxrl_core.runs.rundir import RunDir
     from oxrl_core.train.learner import Learner
-
-# What a row becomes, by what the algorithm learns from.
-RENDERERS: dict[str, Callable[..., Any]] = {
-    "examples": render_example,
-    "documents": render_text,
-    "pairs": render_pair,
-    "labeled": render_labeled,
-}
 
 
 @dataclass
@@ -114,15 +111,25 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     """The parts of a supervised run: learner on Ray, in this process, or as one rank of torchrun."""
     cluster, model_folder, tokenizer = _foundation(config, run)
     algorithm = get_algorithm(config.algorithm.name)
-    render = partial(RENDERERS[algorithm.lesson], tokenizer=tokenizer, data=config.data)
-    stream = RenderedStream(_row_stream(config, progress), render)
-    # A document becomes several windows: they are what an epoch has.
-    is_counted = algorithm.lesson == "documents" and config.train.steps is None
+    notes = RenderNotes()
+    reader = _media_reader(model_folder, tokenizer)
+    render = _renderer(RENDERERS[algorithm.lesson], reader, tokenizer=tokenizer, data=config.data, notes=notes)
+    if algorithm.signals == "ScoredPairs":
+        render = partial(render, ends_with_eos=True)
+    rows, bad = _row_stream(config, progress)
+    stream = RenderedStream(rows, render, notes, bad)
+    if algorithm.lesson != "documents":
+        first = islice(rows.epoch_rows(0), CHECKED_ITEMS)
+        check_masks(rendered(first, partial(render, notes=RenderNotes())), tokenizer)
+    # A document becomes several windows, a conversation several examples: they are what an epoch has.
+    gives_several = algorithm.lesson == "documents" or config.data.train_on == "all"
+    is_counted = gives_several and config.train.steps is None
     rows_per_epoch = stream.count_items() if is_counted else stream.rows_per_epoch
     total_steps = _total_steps(config, rows_per_epoch, config.train.rows_per_step)
     learner = _start_learner(config, run, model_folder, total_steps, cluster)
     learner.ready()
-    eval_examples = _held_out(config, render)
+    render_again = partial(render, notes=RenderNotes())  # the rows of training alone are counted
+    eval_examples = _held_out(config, render_again, bad)
     prepare: Callable[[list[Any]], list[Any]] = list
     if algorithm.lesson == "labeled":
         prepare = partial(pair_up, max_length=config.data.max_length)
@@ -130,7 +137,7 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     if config.algorithm.precompute_reference:
         cache = ReferenceCache(run.path / "reference.json")
         prepare = cache.attach
-        eval_examples = cache.fill(learner, _all_items(config, render), eval_examples)
+        eval_examples = cache.fill(learner, _all_items(config, render_again), eval_examples)
     return SlParts(
         config=config,
         learner=learner,
@@ -155,21 +162,28 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
         reward.service.ready()  # an endpoint that does not answer ends the run before it has cost anything
     cluster, model_folder, tokenizer = _foundation(config, run)
     needs_completion = get_algorithm(config.algorithm.name).lesson in COMPLETION_LESSONS
-    render = partial(render_prompt, tokenizer=tokenizer, data=config.data, needs_completion=needs_completion)
-    stream = RenderedStream(_row_stream(config, progress), render)
+    notes = RenderNotes()
+    reader = _media_reader(model_folder, tokenizer)
+    render = _renderer(
+        render_prompt, reader, tokenizer=tokenizer, data=config.data, needs_completion=needs_completion, notes=notes
+    )
+    rows, bad = _row_stream(config, progress)
+    _check_references(config, reward, rows)
+    stream = RenderedStream(rows, render, notes, bad)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
     learner = _start_learner(config, run, model_folder, total_steps, cluster)
     if config.rollout.colocate:
         learner.ready()  # vLLM measures the memory that is left: it must not be shrinking meanwhile
     decode = partial(tokenizer.decode, skip_special_tokens=True)
-    sampler = Sampler(_start_sampler(config, model_folder, cluster), config, decode)
+    reads_media = reader is not None
+    sampler = Sampler(_start_sampler(config, model_folder, cluster, reads_media), config, decode)
     if config.reward.name == "reward_model":
         reward = replace(reward, service=_start_scorer(config, run, cluster))
         reward.service.ready()
     precision = learner.ready()["precision"]
     sampler.ready()
     is_judged = config.reward.name != "none"
-    prompts = _held_out(config, render)
+    prompts = _held_out(config, partial(render, notes=RenderNotes()), bad)
     return RlParts(
         config=config,
         learner=learner,
@@ -181,10 +195,19 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
         eval_prompts=prompts if is_judged else [],
         eval_examples=[] if is_judged else [row_example(prompt) for prompt in prompts],
         reward=reward,
-        probe_row=probe_row(len(tokenizer), window(config, model_folder)),
+        probe_row=probe_row(
+            len(tokenizer), window(config, model_folder), without=reader.placeholders if reader else ()
+        ),
         gap_limit=config.rollout.logprob_gap_limit or _gap_limit(config, precision),
         fingerprint_limit=config.rollout.fingerprint_limit or FINGERPRINT_LIMITS[precision],
     )
+
+
+def _check_references(config: Config, reward: Reward, rows: RowStream) -> None:
+    """The first references of every source score full marks, or the run ends before a model is loaded."""
+    for source in rows.rows_by_source:
+        first = [source[index] for index in range(min(config.reward.self_test_rows, len(source)))]
+        self_test(reward, first, config.reward.timeout_seconds)
 
 
 def _gap_limit(config: Config, precision: str) -> float:
@@ -267,10 +290,30 @@ def _other_model(path: str, run: RunDir, revision: str | None = None) -> Path:
     return resolve_model(path, run_folder=beside, home=run.path.parent.parent, seed=0, revision=revision)
 
 
-def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None) -> WorkerGroup:
+def _media_reader(model_folder: Path, tokenizer: Any) -> MediaReader | None:
+    """What shows a model its pictures and sounds; None for one that reads text alone."""
+    from oxrl_core.data.media import open_media
+
+    return open_media(model_folder, tokenizer)
+
+
+def _renderer(render: Callable[..., Any], reader: MediaReader | None, **options: Any) -> Callable[[Row], Any]:
+    """The rendering of a row, with its pictures and sounds where it has such."""
+    from oxrl_core.data.media import render_with_media
+
+    return partial(render_with_media, render=render, reader=reader, **options)
+
+
+def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None, reads_media: bool) -> WorkerGroup:
     engine = config.rollout.engine
     if engine == "auto":
-        engine = "vllm" if find_spec("vllm") else "transformers"
+        engine = "vllm" if find_spec("vllm") and not reads_media else "transformers"
+    if engine == "vllm" and reads_media:
+        raise ConfigError(
+            "the vLLM sampler is given token ids alone, no images or sound",
+            where="rollout.engine",
+            next_step="set it to transformers",
+        )
     if engine == "vllm":
         from oxrl_core.rollout.vllm_worker import VllmWorker as Worker
     else:
@@ -279,28 +322,30 @@ def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None) 
     return start_group(Worker, arguments, config=config, cluster=cluster, name="sampler")
 
 
-def _row_stream(config: Config, progress: Progress) -> RowStream:
+def _row_stream(config: Config, progress: Progress) -> tuple[RowStream, list[DataError]]:
+    """The rows in training order, and why the others are not among them."""
     sources = config.data.train
-    rows = [_rows(source, config.run.seed) for source in sources]
-    return RowStream(rows, [source.ratio for source in sources], config.run.seed, config.data.shuffle, progress)
+    loaded = [read_rows(source, config.run.seed, strict=config.data.strict) for source in sources]
+    rows, ratios = [one.rows for one in loaded], [source.ratio for source in sources]
+    bad = [error for one in loaded for error in one.bad]
+    return RowStream(rows, ratios, config.run.seed, config.data.shuffle, progress), bad
 
 
-def _rows(source: DatasetConfig, seed: int) -> list[Row]:
-    rows = load_rows(source, seed)
-    if not rows:
-        raise DataError("the dataset is empty", source.name, "check the file, the split and `limit`")
-    return rows
+def _rows(sources: Sequence[DatasetConfig], config: Config, bad: list[DataError]) -> Iterator[Row]:
+    for source in sources:
+        loaded = read_rows(source, config.run.seed, strict=config.data.strict)
+        bad += loaded.bad
+        yield from loaded.rows
 
 
-def _held_out(config: Config, render: Callable[[Row], Any]) -> list[Any]:
-    """What the first held-out rows become; a document may become several windows."""
-    rows = [row for source in config.data.eval for row in _rows(source, config.run.seed)]
-    return rendered(rows[: config.train.eval_rows], render)
+def _held_out(config: Config, render: Callable[[Row], Any], bad: list[DataError]) -> list[Any]:
+    """What the first held-out rows become; a document may become several windows. Bad rows join the others."""
+    return rendered(islice(_rows(config.data.eval, config, bad), config.train.eval_rows), render)
 
 
 def _all_items(config: Config, render: Callable[[Row], Any]) -> list[Any]:
     """What all training rows become, once each."""
-    return rendered([row for source in config.data.train for row in _rows(source, config.run.seed)], render)
+    return rendered(_rows(config.data.train, config, []), render)  # bad ones are counted already
 
 
 def _total_steps(config: Config, rows_per_epoch: int, rows_per_step: int) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from oxrl_core.errors import ConfigError
@@ -54,6 +59,11 @@ class Catalogue(Generic[Entry]):
             self.walked = True
         return dict(sorted(self.entries.items()))
 
+    def entry_of(self, function: Function) -> Entry | None:
+        """The entry that a function was registered as, or None."""
+        names = [name for name, registered in self.functions.items() if registered is function]
+        return self.entries[names[0]] if names else None
+
     def get(self, name: str) -> Entry:
         """The entry of that name, or of the function at the dotted path `package.module:function`."""
         entries = self.all()
@@ -61,10 +71,7 @@ class Catalogue(Generic[Entry]):
             return entries[name]
         if ":" in name:
             function = load_function(name, self.kind)
-            for known, registered in self.functions.items():
-                if registered is function:
-                    return self.entries[known]
-            return self.make(name, function)
+            return self.entry_of(function) or self.make(name, function)
         raise ConfigError(
             f"there is no {self.kind} {name!r}.{did_you_mean(name, list(entries))}",
             where=f"{self.kind}.name",
@@ -79,16 +86,35 @@ def some_of(names: list[str], kind: str) -> str:
     return f"{', '.join(names[:MANY])}, ... (`oxrl {kind}s` lists all {len(names)})"
 
 
-def load_function(path: str, kind: str) -> Function:
-    """The function at `package.module:function`."""
-    module_name, _, function_name = path.partition(":")
+def _load_file(path: str) -> ModuleType:
+    """The module that a file holds, loaded once in a process, under a name that no other file has."""
+    file = Path(path).expanduser().resolve()
+    name = f"oxrl_file_{hashlib.sha256(str(file).encode()).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up there
     try:
-        module = importlib.import_module(module_name)
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def load_function(path: str, kind: str) -> Function:
+    """The function at `package.module:function` or at `path/to/file.py:function`."""
+    module_name, _, function_name = path.rpartition(":")
+    try:
+        module = _load_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
     except Exception as error:  # the module is somebody's own: whatever its import raises is theirs to read
         raise ConfigError(
             f"the module {module_name!r} cannot be imported: {type(error).__name__}: {error}",
             where=f"{kind}.name = {path}",
-            next_step="put its folder on PYTHONPATH, or mend the error",
+            next_step="put its folder on PYTHONPATH (or name the file: path/to/file.py:function), or mend the error",
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

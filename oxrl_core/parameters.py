@@ -1,4 +1,4 @@
-"""What a signature says a configuration may set: the keyword-only arguments of a loss or a reward are its YAML keys."""
+"""What a signature says a configuration may set: the keyword-only arguments of a function are its YAML keys."""
 
 from __future__ import annotations
 
@@ -79,14 +79,16 @@ class Parameters:
         return self.defaults | checked
 
 
-def parameters_of(function: Callable[..., Any], what: str, *, may_require: bool = False) -> Parameters:
-    """The parameters of a function: every argument after the first.
+def parameters_of(
+    function: Callable[..., Any], what: str, *, may_require: bool = False, num_inputs: int = 1
+) -> Parameters:
+    """The parameters of a function: every argument after its inputs.
 
     `what` names its kind in errors ("a loss"); `may_require` allows parameters without a default.
     """
     defaults: dict[str, Any] = {}
     required: list[str] = []
-    for argument in list(inspect.signature(function).parameters.values())[1:]:
+    for argument in list(inspect.signature(function).parameters.values())[num_inputs:]:
         has_default = argument.default is not inspect.Parameter.empty
         if argument.kind is not inspect.Parameter.KEYWORD_ONLY or not (has_default or may_require):
             with_default = "" if may_require else ", with a default"

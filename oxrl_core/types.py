@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 Metrics = dict[str, float]
 Message = dict[str, str]  # {"role": ..., "content": ...}
 Row = dict[str, Any]  # one example of a dataset: prompt, completion or answer, and what else the source holds
+MediaKind = Literal["image", "audio"]
 FinishReason = Literal["stop", "length"]
 ScoreStatus = Literal["ok", "no_answer", "timeout", "error"]
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture or a sound as its source has it: the bytes of a file (PNG, JPEG, WAV, ...), or where the file is."""
+
+    kind: MediaKind
+    data: bytes = field(default=b"", repr=False)
+    path: str = ""  # used where there are no bytes
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Prompt:
     answer_ids: list[int] = field(default_factory=list[int])  # the answer as tokens with EOS, to compare token by token
     completion_ids: list[int] = field(default_factory=list[int])  # the row's own completion with EOS; empty without one
     messages: list[Message] | None = None  # the prompt before any template: another model renders it with its own
+    media: tuple[Media, ...] = ()  # what the placeholder tokens among token_ids stand for, in their order
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class Example:
 
     token_ids: list[int]
     completion_mask: list[bool]
+    media: tuple[Media, ...] = ()  # what the placeholder tokens among token_ids stand for, in their order
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,8 @@ class TokenBatch:
     position_ids: Tensor  # (B, T) int64, restarting in every packed segment
     completion_mask: Tensor  # (B, T) bool: the tokens that are trained on; column 0 of a segment never is
     segment_ids: Tensor  # (B, T) int64: 0 on padding, 1.. for the examples of the row
+    # Features of the rows' media by the model's own names, each (media of all rows in order, ...); None without media.
+    media_inputs: dict[str, Tensor] | None = field(default=None, kw_only=True)
 
     @property
     def num_tokens(self) -> int:

@@ -17,6 +17,7 @@ from oxrl_core.config.dialect_keys import DROPS, REFUSALS, RENAMES  # noqa: E402
 from oxrl_core.config.presets import BY_LESSON, BY_SIGNALS, LORA_LR_FACTOR, PRESETS  # noqa: E402
 from oxrl_core.config.schema import Config, DatasetConfig  # noqa: E402
 from oxrl_core.config.sources import list_recipes  # noqa: E402
+from oxrl_core.datasets.base import all_datasets  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 
@@ -80,6 +81,7 @@ def page() -> str:
                 "A name or path alone is an entry with its defaults.\n\n"
             )
             parts.append(table(DatasetConfig, ""))
+            parts.append(datasets())
         if name == "algorithm":
             parts.append(parameters())
     parts += [presets(), dialect()]
@@ -142,6 +144,23 @@ def plain(value: Any) -> str:
 def cell(text: str) -> str:
     """Text that does not break out of its table cell."""
     return text.replace("|", "\\|")
+
+
+def datasets() -> str:
+    """What each built-in dataset is, where it comes from, and what an entry may set of it."""
+    rows = (
+        "\n### Built-in datasets\n\nTheir parameters stand in the entry: "
+        "`data: {train: [{name: math, levels: [4, 5]}]}`. A local copy of a dataset of the hub (a clone of its "
+        "repository, or files\ncalled after the split) is read where the variable names its folder.\n\n"
+        "| Dataset | Splits | Parameters | From | What |\n|---|---|---|---|---|\n"
+    )
+    for name, entry in all_datasets().items():
+        known = entry.parameters
+        defaults = [f"`{key}` = {plain(value)}" for key, value in known.defaults.items()]
+        takes = ", ".join([*(f"`{key}` (required)" for key in known.required), *defaults]) or "none"
+        source = f"`{entry.hub_id}`, or `{entry.folder_variable}`" if entry.hub_id else "made on the spot"
+        rows += f"| `{name}` | {', '.join(entry.splits)} | {takes} | {source} | {cell(entry.summary)} |\n"
+    return rows
 
 
 def parameters() -> str:

@@ -75,7 +75,11 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
         from oxrl_core.datasets.base import all_datasets
 
         return [
-            RegistryItem(name=one.name, summary=f"{one.summary} (splits: {', '.join(one.splits)})")
+            RegistryItem(
+                name=one.name,
+                summary=f"{one.summary} (splits: {', '.join(one.splits)})",
+                takes=one.parameters.shown(),
+            )
             for _, one in sorted(all_datasets().items())
         ]
     from oxrl_core.rewards.base import all_rewards

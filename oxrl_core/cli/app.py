@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oxrl_core.cli.command import FormatOption, JsonOption, command
+from oxrl_core.cli.data import data_app
 from oxrl_core.cli.render import Format, Output
 
 if TYPE_CHECKING:
@@ -312,6 +313,31 @@ def bench_learn(
         raise typer.Exit(1)
 
 
+# ---------------------------------------------------------------- rewards
+
+
+@command(app, "score")
+def score(
+    out: Output,
+    file: Annotated[str, typer.Argument(help="JSONL; `-`: standard input.")] = "-",
+    reward: Annotated[str, typer.Option(help="A reward (oxrl rewards), or your own as in a configuration.")] = "",
+    answer_key: Annotated[str, typer.Option(help="Where a row holds its reference answer.")] = "answer",
+    completion_key: Annotated[str, typer.Option(help="Where a row holds the completion.")] = "completion",
+    param: Annotated[list[str] | None, typer.Option(help="A parameter of the reward, as letters=ABCD.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for the verdicts of up to 64 rows.")] = 30.0,
+) -> None:
+    """Score completions with a reward: JSONL in (completion, answer, prompt, ...), JSONL out, as in training.
+
+    Every line gives one line: its number or id, score and status (ok, no_answer, timeout, error), parts and detail.
+    Exit code 1 where a line has no verdict.
+    """
+    from oxrl_core.cli.score import score_lines
+
+    keys = (answer_key, completion_key)
+    if not score_lines(out, file, reward=reward, params=param or [], keys=keys, timeout_seconds=timeout):
+        raise typer.Exit(1)
+
+
 # ---------------------------------------------------------------- catalogues
 
 
@@ -417,6 +443,7 @@ def mcp_config(
 
 app.add_typer(run_app, name="run")
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
 app.add_typer(examples_app, name="examples")
 app.add_typer(bench_app, name="bench")
 app.add_typer(mcp_app, name="mcp")

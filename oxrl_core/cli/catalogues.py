@@ -46,7 +46,8 @@ def list_datasets() -> Catalogue:
     from oxrl_core.datasets.base import all_datasets
 
     entries = [
-        Entry(name=name, summary=entry.summary, splits=list(entry.splits)) for name, entry in all_datasets().items()
+        Entry(name=name, summary=entry.summary, params=dict(entry.parameters.shown()), splits=list(entry.splits))
+        for name, entry in all_datasets().items()
     ]
     return Catalogue(entries=entries, next="your own: data: {train: rows.jsonl} (also .json .csv .parquet, hub:<id>)")
 

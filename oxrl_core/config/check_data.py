@@ -65,9 +65,12 @@ def look_at_data(case: Case) -> DataFacts:
 
 def _rows(case: Case, source: DatasetConfig, where: str) -> tuple[list[Row], int | None]:
     """The rows as the run will read them, and how many there are (None: not known before the download)."""
-    from oxrl_core.datasets.base import load_rows
+    from oxrl_core.datasets.base import all_datasets, read_rows
+    from oxrl_core.datasets.lazy import Endless
 
-    if source.name.startswith("hub:") or (source.name == "gsm8k" and not os.environ.get("OXRL_GSM8K_DIR")):
+    known = all_datasets().get(source.name)
+    is_downloaded = known is not None and known.hub_id != "" and not os.environ.get(known.folder_variable)
+    if source.name.startswith("hub:") or is_downloaded:
         case.downloads.append(source.name)
         if find_spec("datasets") is None:
             case.error("MachineError", where, "hub datasets need the package datasets", 'install "oxrl[train]"')
@@ -82,16 +85,24 @@ def _rows(case: Case, source: DatasetConfig, where: str) -> tuple[list[Row], int
     path = Path(source.name).expanduser()
     is_cut = source.limit is None and path.is_file() and path.stat().st_size > BIG_FILE_BYTES
     try:
-        rows = load_rows(source.model_copy(update={"limit": FIRST_ROWS}) if is_cut else source, case.config.run.seed)
+        looked_at = source.model_copy(update={"limit": FIRST_ROWS}) if is_cut else source
+        loaded = read_rows(looked_at, case.config.run.seed, strict=case.config.data.strict)
     except OxrlError as error:
         case.caught(error, f"{where} = {source.name}")
         return [], None
     except OSError as error:
         case.error("DataError", f"{where} = {source.name}", f"cannot be read: {error}", "check its permissions")
         return [], None
-    if not rows:
-        case.error("DataError", f"{where} = {source.name}", "the dataset is empty", "check its file, split and limit")
-    return rows, None if is_cut else len(rows)
+    if loaded.bad:
+        case.warning(
+            "bad_rows",
+            where,
+            f"{len(loaded.bad)} rows cannot be read and are dropped; the first: {loaded.bad[0].where}: "
+            f"{loaded.bad[0].what}",
+            f"mend them (oxrl data validate {source.name} lists all), or set data.strict to stop at the first",
+        )
+    rows = list(loaded.rows[:FIRST_ROWS]) if isinstance(loaded.rows, Endless) else list(loaded.rows)
+    return rows, None if is_cut else len(loaded.rows)
 
 
 def _columns(case: Case, rows: Sequence[Row], where: str) -> None:
@@ -199,16 +210,17 @@ def _fit(
     if what == "texts":
         sizes = [min(size, limit) for size in sizes]  # a longer one becomes several windows
     long = [size for size in sizes if size > limit]
-    is_error = bool(long) and (case.config.data.overlong == "error" or len(long) == len(rows))
+    is_cut = case.config.data.overlong in ("left", "right")
+    is_error = bool(long) and (case.config.data.overlong == "error" or (len(long) == len(rows) and not is_cut))
     if long:
         (case.error if is_error else case.warning)(
             "DataError",
             where,
             f"{len(long)} of {len(rows)} {what} have more than {key} = {limit} tokens (the longest {max(long)})"
-            + ("" if is_error else "; they are dropped"),
+            + ("" if is_error else "; they are cut" if is_cut else "; they are dropped"),
             f"raise {key}" + ("" if is_error else ", unless that is meant"),
         )
-    kept = [size for size in sizes if size <= limit]
+    kept = [min(size, limit) for size in sizes if is_cut or size <= limit]
     if model.context is not None and kept and max(kept) + room > model.context:
         case.error(
             "ConfigError",

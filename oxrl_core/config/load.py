@@ -32,6 +32,7 @@ from oxrl_core.config.mistakes import (
     Mistake,
     as_error,
     check_algorithm,
+    check_datasets,
     check_reward,
     explained,
     place_of,
@@ -103,6 +104,7 @@ def load_config(
     if algorithm is not None:
         mistakes += check_algorithm(algorithm, merged, changed, file_layer)
     mistakes += check_reward(merged, changed, file_layer)
+    mistakes += check_datasets(merged, changed, file_layer)
     if config is not None and algorithm is not None and not mistakes:
         filled = dict(config.model_dump(mode="json"))
         filled["algorithm"] |= check_params(algorithm, config.algorithm.params)

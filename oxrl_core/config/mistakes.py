@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from oxrl_core.algorithms.base import Algorithm, check_params
 from oxrl_core.config.keys import DOCS, all_keys, description_of, known_part, what_is_unknown
 from oxrl_core.config.layers import Layer
-from oxrl_core.config.schema import AlgorithmConfig, Config, RewardConfig
+from oxrl_core.config.schema import AlgorithmConfig, Config, DatasetConfig, RewardConfig
+from oxrl_core.datasets.base import all_datasets
 from oxrl_core.errors import ConfigError
 from oxrl_core.rewards.base import all_rewards
 from oxrl_core.suggest import did_you_mean
@@ -119,6 +120,54 @@ def check_reward(merged: dict[str, Any], changed: Mapping[str, str], file_layer:
         near = did_you_mean(parameter, [*parameters.names, *RewardConfig.model_fields])
         what = f"{key} is not a parameter of {name}.{near}"
         mistakes.append(Mistake(key, what, place, f"parameters of {name}: {parameters.takes()}"))
+    return mistakes
+
+
+def check_datasets(merged: dict[str, Any], changed: Mapping[str, str], file_layer: Layer) -> list[Mistake]:
+    """What is wrong with the parameters of built-in datasets; files and the hub have none."""
+    section: Any = merged.get("data")
+    data = cast("dict[str, Any]", section) if isinstance(section, dict) else {}
+    mistakes: list[Mistake] = []
+    for part in ("train", "eval"):
+        listed: Any = data.get(part)
+        for index, entry in enumerate(cast("list[Any]", listed) if isinstance(listed, list) else []):
+            if isinstance(entry, dict):
+                given = cast("dict[str, Any]", entry)
+                mistakes += _check_dataset(given, f"data.{part}.{index}", changed, file_layer)
+    return mistakes
+
+
+def _check_dataset(given: dict[str, Any], section: str, changed: Mapping[str, str], file_layer: Layer) -> list[Mistake]:
+    own = {name: value for name, value in given.items() if name not in DatasetConfig.model_fields}
+    known, name = all_datasets(), given.get("name")
+    if isinstance(name, str) and name not in known and ":" in name and not name.startswith("hub:"):
+        return []  # somebody's own function: the check of a run says it
+    mistakes: list[Mistake] = []
+    if not isinstance(name, str) or name not in known:
+        for key in own:
+            what, fix = what_is_unknown(f"{section}.{key}")
+            mistakes.append(Mistake(f"{section}.{key}", what, place_of(f"{section}.{key}", changed, file_layer), fix))
+        return mistakes
+    parameters = known[name].parameters
+    for parameter, value in own.items():
+        key = f"{section}.{parameter}"
+        place = place_of(key, changed, file_layer)
+        if parameter in parameters.names:
+            try:
+                parameters.check({parameter: value}, section=section, owner=name)
+            except ConfigError as error:
+                mistakes.append(Mistake(key, error.what, place, error.next_step))
+            continue
+        near = did_you_mean(parameter, parameters.names)
+        what, fix = f"{key} is not a parameter of {name}.{near}", f"parameters of {name}: {parameters.takes()}"
+        if not near:  # a column or a ratio that is misspelt
+            what, fix = what_is_unknown(key)
+        mistakes.append(Mistake(key, what, place, fix))
+    for parameter in parameters.required:
+        if parameter not in own:
+            what = f"{name} needs {section}.{parameter}"
+            place = place_of(section, changed, file_layer)
+            mistakes.append(Mistake(f"{section}.{parameter}", what, place, f"{name} takes: {parameters.takes()}"))
     return mistakes
 
 

@@ -66,6 +66,8 @@ class ModelConfig(Section):
     """Attention implementation of the trained model."""
     gradient_checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third more time."""
+    train_towers: bool = False
+    """Train (or adapt, with LoRA) vision and audio towers and their projectors as well as the language model."""
     lora: LoraConfig = LoraConfig()
     """Low-rank adapters."""
 
@@ -128,7 +130,13 @@ class AlgorithmConfig(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class DatasetConfig(Section):
+class DatasetConfig(BaseModel):
+    """One dataset. Keys that are not listed here are parameters of a built-in dataset (`levels`, ...)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
     name: Annotated[str, Field(min_length=1)]
     """A built-in dataset (`oxrl datasets`), a local .jsonl/.json/.csv/.parquet file or folder, or `hub:<id>`."""
     split: str = "train"
@@ -154,6 +162,11 @@ class DatasetConfig(Section):
     text_column: str | None = None
     """Continued pre-training: column of the text; none: text, else prompt and completion together."""
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the dataset itself."""
+        return dict(self.__pydantic_extra__ or {})
+
 
 def as_datasets(value: object) -> object:
     """The list of mappings behind the shorthands of `data.train`: a name, a mapping, or a list of either."""
@@ -176,8 +189,12 @@ class DataConfig(Section):
     """Longer prompts are handled by `overlong`."""
     max_length: Positive = 2048
     """Most tokens of a supervised example (prompt and completion)."""
-    overlong: Literal["drop", "error"] = "drop"
-    """A prompt or example that is too long is dropped and counted, or stops the run."""
+    overlong: Literal["drop", "left", "right", "error"] = "drop"
+    """Too long: `drop` it, cut the prompt's beginning (`left`) or the completion's end (`right`), or stop the run."""
+    strict: bool = False
+    """Stop at the first row that cannot be read; off: such rows are dropped, counted, and the first five are said."""
+    train_on: Literal["last", "all"] = "last"
+    """SFT and its like, conversations: learn the last answer of the assistant, or each of them."""
     packing: bool = True
     """Put several supervised examples in one row; positions restart and attention does not cross their borders."""
     shuffle: bool = True
@@ -197,9 +214,11 @@ class RewardConfig(BaseModel):
     )
 
     name: str = "default"
-    """A built-in reward (`oxrl rewards`), a dotted path `package.module:function` of your own, or `none`."""
+    """A built-in reward (`oxrl rewards`), your own at `package.module:function` or `file.py:function`, or `none`."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Deadline of one step's rewards; a verdict that does not come is status `timeout`."""
+    self_test_rows: NonNegative = 16
+    """References of the first training rows that the reward must give full marks before step 0; 0: none is tried."""
     overlong_buffer: NonNegative = 0
     """The last tokens before max_completion_tokens cost up to 1, linearly (DAPO); 0: none do."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0

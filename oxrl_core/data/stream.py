@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
+from oxrl_core.data.chat import RenderNotes
+from oxrl_core.datasets.lazy import Endless
 from oxrl_core.datasets.mixing import MixedRatio
 from oxrl_core.errors import DataError
 from oxrl_core.types import Progress, Row
@@ -35,10 +37,11 @@ class RowStream:
         shuffle: bool,
         progress: Progress,
     ) -> None:
-        if not rows_by_source or not all(rows_by_source):
+        if not rows_by_source or not all(len(rows) for rows in rows_by_source):
             raise DataError("a training dataset has no rows", "data.train", "check its file, split and limit")
         self.rows_by_source = rows_by_source
-        self.mix = MixedRatio([len(rows) for rows in rows_by_source], ratios, seed, shuffle)
+        endless = [isinstance(rows, Endless) for rows in rows_by_source]
+        self.mix = MixedRatio([len(rows) for rows in rows_by_source], ratios, seed, shuffle, endless)
         self.progress = progress
         self._order: list[tuple[int, int]] = []
         self._order_epoch: int | None = None  # the epoch that _order belongs to
@@ -87,9 +90,17 @@ class RenderedStream(Generic[Item]):
     two of them, `progress.item_cursor` says how many of the row are taken, and the next step begins with the next one.
     """
 
-    def __init__(self, rows: RowStream, render: Callable[[Row], Item | list[Item] | None]) -> None:
+    def __init__(
+        self,
+        rows: RowStream,
+        render: Callable[[Row], Item | list[Item] | None],
+        notes: RenderNotes | None = None,
+        bad: Sequence[DataError] = (),
+    ) -> None:
         self.rows = rows
         self.render = render
+        self.notes = notes or RenderNotes()  # what the renderer did to rows so far
+        self.bad = bad  # rows that could not be read, and why
         self.num_dropped = 0
         self._dropped_in_turn = 0
         self._rendered: tuple[Row, list[Item]] | None = None  # the row that is taken in part: it is rendered once
@@ -101,7 +112,10 @@ class RenderedStream(Generic[Item]):
 
     def count_items(self) -> int:
         """Items of the first epoch, by rendering all of its rows: where rows give several, rows are no measure."""
-        return sum(len(rendered([row], self.render)) for row in self.rows.epoch_rows(0))
+        counts, first = self.notes.counts.copy(), dict(self.notes.first)
+        number = sum(len(rendered([row], self.render)) for row in self.rows.epoch_rows(0))
+        self.notes.counts, self.notes.first = counts, first  # they count what training takes
+        return number
 
     def take(self, num_items: int) -> list[Item]:
         """The next items, as many as asked for."""
@@ -109,7 +123,7 @@ class RenderedStream(Generic[Item]):
         progress = self.rows.progress
         while len(items) < num_items:
             row = self.rows.current()
-            if self._rendered is None or self._rendered[0] is not row:
+            if self._rendered is None or self._rendered[0]["id"] != row["id"]:  # a lazy row is another object each time
                 self._rendered = row, rendered([row], self.render)
             of_row = self._rendered[1]
             part = of_row[progress.item_cursor : progress.item_cursor + num_items - len(items)]

@@ -1,4 +1,8 @@
-"""Rows of local files and folders, and of the hub. Every error names the file, the line and the reason."""
+"""Rows of local files and folders, and of the hub. Every error names the file, the line and the reason.
+
+A line that cannot be read is yielded as the error that says why: whoever reads decides whether it ends the run. What
+makes the whole file unreadable is raised.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,16 @@ from oxrl_core.errors import DataError, MachineError
 from oxrl_core.suggest import did_you_mean
 from oxrl_core.types import Row
 
+Entry = tuple[Row | DataError, str]  # a row, or why there is none, and where it stands
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
-def read_path(path: Path, split: str, limit: int | None = None) -> tuple[list[Row], list[str]]:
-    """The rows of a file, or of a folder's files of that split, and for each where it stands."""
-    rows: list[Row] = []
-    places: list[str] = []
-    for file in files_of(path, split):
-        with_places = READERS[file.suffix](file)
-        for row, place in itertools.islice(with_places, None if limit is None else limit - len(rows)):
-            rows.append(row)
-            places.append(place)
-    return rows, places
+def read_path(path: Path, split: str, limit: int | None = None) -> Iterator[Entry]:
+    """The rows of a file, or of a folder's files of that split, each with where it stands."""
+    entries = (entry for file in files_of(path, split) for entry in READERS[file.suffix](file))
+    return entries if limit is None else itertools.islice(entries, limit)
 
 
 def files_of(path: Path, split: str) -> list[Path]:
@@ -52,7 +53,10 @@ def files_of(path: Path, split: str) -> list[Path]:
 def _files_of_folder(folder: Path, split: str) -> list[Path]:
     places = [folder, folder / split, folder / "data"]
     found = [file for place in places if place.is_dir() for file in sorted(place.iterdir()) if file.suffix in READERS]
-    of_split = [file for file in found if _split_of(file) == split or file.parent == folder / split]
+    # By the whole word first: beside train_prefs.parquet a folder may have train_sft.parquet.
+    of_split = [file for file in found if "_" in split and file.name.startswith(split)]
+    if not of_split:
+        of_split = [file for file in found if _split_of(file) == split or file.parent == folder / split]
     if not of_split and split == "train":
         of_split = [file for file in found if _split_of(file) not in SPLIT_NAMES]
     if not of_split:
@@ -70,21 +74,36 @@ def _split_of(file: Path) -> str:
     return file.name.replace("_", "-").replace(".", "-").split("-", 1)[0].lower()
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[Row, str]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(_decoded(lines, path), start=1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"the line is not JSON: {error.msg} at column {error.colno}", place, "mend or remove the line"
-                    ) from error
-                yield _mapping(row, place), place
+def _read_jsonl(path: Path) -> Iterator[Entry]:
+    for row, number, _ in jsonl_lines(path):
+        yield row, f"{path}, line {number}"
 
 
-def _read_json(path: Path) -> Iterator[tuple[Row, str]]:
+def jsonl_lines(path: Path) -> Iterator[tuple[Row | DataError, int, int]]:
+    """Each line that is not blank, with its number from 1 and the byte at which it begins."""
+    start = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if text.strip():
+                yield parse_line(text, f"{path}, line {number}"), number, start
+            start += len(line)
+
+
+def parse_line(line: bytes, place: str) -> Row | DataError:
+    """The row that the line of a .jsonl file holds, or why it holds none."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return DataError(f"the line is not UTF-8: {error.reason} at byte {error.start}", place, "convert it to UTF-8")
+    except json.JSONDecodeError as error:
+        return DataError(f"the line is not JSON: {error.msg} at column {error.colno}", place, "mend or remove the line")
+    except RecursionError:
+        return DataError("the line is not JSON: it is nested too deep", place, "mend or remove the line")
+    return _mapping(row, place)
+
+
+def _read_json(path: Path) -> Iterator[Entry]:
     with path.open(encoding="utf-8-sig") as file:
         text = "".join(_decoded(file, path))
     try:
@@ -102,26 +121,32 @@ def _read_json(path: Path) -> Iterator[tuple[Row, str]]:
         yield _mapping(row, place), place
 
 
-def _read_csv(path: Path) -> Iterator[tuple[Row, str]]:
+def _read_csv(path: Path) -> Iterator[Entry]:
     csv.field_size_limit(sys.maxsize)  # completions are longer than the 128 KiB that csv allows
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(_decoded(file, path), strict=True)
         try:
-            for row in reader:
-                place = f"{path}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"the line has not the {len(reader.fieldnames or ())} columns of the first one",
-                        where=place,
-                        next_step="quote fields that hold commas or line breaks",
-                    )
-                yield dict(row), place
+            names = reader.fieldnames or ()
         except csv.Error as error:
+            raise DataError(f"the line is not CSV: {error}", f"{path}, line 1", "mend the line") from error
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                place = f"{path}, line {reader.reader.line_num}"
+                yield DataError(f"the line is not CSV: {error}", place, "mend the line"), place
+                continue
             place = f"{path}, line {reader.line_num}"
-            raise DataError(f"the line is not CSV: {error}", place, "mend the line") from error
+            if None in row or None in row.values():
+                what = f"the line has not the {len(names)} columns of the first one"
+                yield DataError(what, place, "quote fields that hold commas or line breaks"), place
+            else:
+                yield dict(row), place
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[Row, str]]:
+def _read_parquet(path: Path) -> Iterator[Entry]:
     try:
         # Heavy, and not in the light core. It ships no types.
         import pyarrow as pa  # type: ignore[import-untyped]
@@ -140,7 +165,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[Row, str]]:
         raise DataError(f"the file is not parquet: {error}", str(path), "write it again") from error
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[Row, str]]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -175,7 +200,7 @@ def _decoded(lines: Iterator[str], path: Path) -> Iterator[str]:
         raise DataError(f"the file is not UTF-8: {error.reason}", place, "convert it to UTF-8") from error
 
 
-def _mapping(row: Any, place: str) -> Row:
+def _mapping(row: Any, place: str) -> Row | DataError:
     if not isinstance(row, dict):
-        raise DataError(f"the row is no object but {type(row).__name__}", place, 'write rows as {"prompt": ...}')
+        return DataError(f"the row is no object but {type(row).__name__}", place, 'write rows as {"prompt": ...}')
     return cast("Row", row)

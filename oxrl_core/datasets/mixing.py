@@ -12,10 +12,18 @@ class MixedRatio:
     """An endless draw from several sources in fixed ratios, cut into epochs of as many rows as all sources have.
 
     Each source is an endless chain of (shuffled) passes over its rows, and an epoch takes the next stretch of each
-    chain: every row of a source comes once in a pass. Any epoch is computed from its number alone.
+    chain: every row of a source comes once in a pass. Any epoch is computed from its number alone. A source without
+    end gives its rows in their order, and none of them twice.
     """
 
-    def __init__(self, lengths: Sequence[int], ratios: Sequence[float], seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        ratios: Sequence[float],
+        seed: int,
+        shuffle: bool,
+        endless: Sequence[bool] | None = None,
+    ) -> None:
         if len(lengths) != len(ratios) or not lengths or min(lengths) < 1 or min(ratios) <= 0:
             raise ConfigError(
                 f"a mix needs rows and a ratio of each dataset; lengths {list(lengths)}, ratios {list(ratios)}",
@@ -25,6 +33,7 @@ class MixedRatio:
         self.lengths = list(lengths)
         self.seed = seed
         self.shuffle = shuffle
+        self.endless = list(endless) if endless is not None else [False] * len(lengths)
         self.counts = _shares(sum(lengths), ratios)  # rows of each source in one epoch
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
@@ -38,6 +47,8 @@ class MixedRatio:
         """The part of a source's chain of passes that falls into an epoch."""
         length, count = self.lengths[source], self.counts[source]
         start = epoch * count
+        if self.endless[source]:
+            return list(range(start, start + count))
         passes = range(start // length, -(-(start + count) // length))
         chain = [index for number in passes for index in self._pass(source, number)]
         offset = start - passes.start * length

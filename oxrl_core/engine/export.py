@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 ADAPTER_FOLDER = "adapter"
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
 
 
 def export_model(policy: PolicyEngine, folder: Path) -> None:
@@ -125,6 +131,9 @@ def _write(policy: PolicyEngine, folder: Path, weights: dict[str, Tensor], adapt
     if policy.head == "score":
         tokenizer.pad_token_id = base.config.get_text_config().pad_token_id
     tokenizer.save_pretrained(folder)
+    for name in PROCESSOR_FILES:  # what a model that sees or hears is given its pictures with
+        if (policy.model_folder / name).is_file():
+            shutil.copy(policy.model_folder / name, folder / name)
     if isinstance(policy.policy.model, peft.PeftModel):
         (folder / ADAPTER_FOLDER).mkdir()
         adapter_settings(policy.policy.model).save_pretrained(str(folder / ADAPTER_FOLDER))

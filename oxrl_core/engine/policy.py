@@ -28,6 +28,7 @@ from oxrl_core.models.heads import ScalarHead, ScoreModel, ValueModel, make_valu
 from oxrl_core.models.load import load_backbone, load_policy, load_scorer
 from oxrl_core.models.logprobs import PolicyModel, unpack
 from oxrl_core.models.lora import add_lora, bound_modules, merged_state_dict
+from oxrl_core.models.multimodal import freeze_towers, is_multimodal
 from oxrl_core.models.teacher import Teacher, load_teacher
 from oxrl_core.types import Distributions, TokenBatch
 
@@ -294,7 +295,10 @@ class PolicyEngine:
 
     def _rows(self, batch: TokenBatch) -> dict[str, Tensor]:
         names = ("input_ids", "attention_mask", "position_ids", "segment_ids")
-        return {name: getattr(batch, name).to(self.device) for name in names}
+        rows = {name: getattr(batch, name).to(self.device) for name in names}
+        if batch.media_inputs is not None:
+            rows["media_inputs"] = {name: value.to(self.device) for name, value in batch.media_inputs.items()}
+        return rows
 
     def _inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         return {**self._rows(batch), "wanted": batch.completion_mask.to(self.device)}
@@ -318,9 +322,14 @@ class PolicyEngine:
         else:
             model = (load_backbone if self.head == "value" else load_policy)(folder, config.model, self.dtype)
         silence_dropout(model)
+        if is_multimodal(model.config):
+            check_sharding_of_towers(self.zero_stage, self.world_size)
+            if not config.model.train_towers:
+                freeze_towers(model)
         size = int(model.config.get_text_config().hidden_size)
         if config.model.lora.enabled:
-            model = add_lora(model, config.model.lora, config.run.seed)
+            adapts_towers = config.model.train_towers
+            model = add_lora(model, config.model.lora, config.run.seed, adapts_towers=adapts_towers)
         if self.head == "score":
             return ScoreModel(model)
         if self.head == "tokens":
@@ -414,6 +423,16 @@ def make_optimizer(policy: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 def whole_below(policy: nn.Module) -> int:
     """ZeRO 3 leaves vectors whole on every rank and shards matrices, whatever the size of the model."""
     return max((parameter.numel() for parameter in policy.parameters() if parameter.ndim < 2), default=0)
+
+
+def check_sharding_of_towers(zero_stage: int, world_size: int) -> None:
+    """Raises where a rank whose rows have no media would leave the others waiting for its part of the tower."""
+    if zero_stage == 3 and world_size > 1:
+        raise ConfigError(
+            "ZeRO 3 over several ranks gathers a tower only where all of them look at pictures at once",
+            "deepspeed.zero_stage",
+            "set it to 2",
+        )
 
 
 def check_offloading(config: Config, zero_stage: int, device: torch.device) -> None:

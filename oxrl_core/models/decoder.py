@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from oxrl_core.errors import ModelError
+from oxrl_core.models.multimodal import backbone, is_multimodal, reach_towers, with_media
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,19 +33,29 @@ class DecoderModel(nn.Module):
         return self.model.get_base_model() if isinstance(self.model, peft.PeftModel) else self.model
 
     def decoder_inputs(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, segment_ids: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        segment_ids: Tensor,
+        media_inputs: dict[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """What the decoder takes for these rows, each (B, T)."""
-        return {
+        """What the decoder takes for these rows, each (B, T), and for the features of their media."""
+        inputs = {
             "input_ids": input_ids,
             "attention_mask": self._mask(attention_mask, segment_ids),
             "position_ids": position_ids,
             "use_cache": False,
         }
+        return with_media(self.base, inputs, media_inputs)
 
     def hidden(self, inputs: dict[str, Any]) -> Tensor:
         """The last hidden states (B, T, H), after the final norm."""
-        return self.base.get_decoder()(**inputs).last_hidden_state
+        if not is_multimodal(self.base.config):
+            return self.base.get_decoder()(**inputs).last_hidden_state
+        hidden = backbone(self.base)(**inputs).last_hidden_state
+        reached = reach_towers(self.base, inputs)
+        return hidden if reached is None else hidden + reached.to(hidden.dtype)
 
     def _mask(self, attention_mask: Tensor, segment_ids: Tensor) -> Tensor:
         """The padding mask, or for packed rows a block-diagonal causal mask (B, 1, T, T)."""
@@ -63,8 +74,11 @@ class DecoderModel(nn.Module):
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
     def can_pack(self) -> bool:
-        """Whether this attention implementation can be told about the borders of packed examples."""
-        return self.base.config._attn_implementation in MASKED_ATTENTIONS
+        """Whether this attention implementation can be told about the borders of packed examples.
+
+        A model that sees or hears counts positions in three dimensions or looks back within a picture: one row each.
+        """
+        return not is_multimodal(self.base.config) and self.base.config._attn_implementation in MASKED_ATTENTIONS
 
 
 def run_recomputed(function: Callable[..., Value], *arguments: Any, **options: Any) -> Value:

@@ -61,9 +61,16 @@ class ValueModel(DecoderModel):
         super().__init__(model)
         self.value_head = value_head
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, segment_ids: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        segment_ids: Tensor,
+        media_inputs: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """Values (B, T) float32, as state_values says."""
-        hidden = self.hidden(self.decoder_inputs(input_ids, attention_mask, position_ids, segment_ids))
+        hidden = self.hidden(self.decoder_inputs(input_ids, attention_mask, position_ids, segment_ids, media_inputs))
         return state_values(self.value_head, hidden, segment_ids)
 
 

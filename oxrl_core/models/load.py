@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -21,6 +22,7 @@ from transformers import (
 from oxrl_core.errors import ModelError
 from oxrl_core.models.heads import use_scalar_score
 from oxrl_core.models.miniature import make_miniature
+from oxrl_core.models.multimodal import is_multimodal
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -74,7 +76,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def load_policy(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The causal model on the CPU in `dtype`, ready to train: no cache, gradient checkpointing as configured."""
-    return _load(AutoModelForCausalLM, folder, model, dtype)
+    return _load(causal_class(folder), folder, model, dtype)
+
+
+def causal_class(folder: Path) -> type[_BaseAutoModelClass]:
+    """What loads the folder's model with its output head, and with its towers where it sees or hears."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return AutoModelForCausalLM  # whose own loading says what is wrong
+    return AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
 
 
 def load_backbone(folder: Path, model: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from oxrl_core.errors import ModelError
 from oxrl_core.models.decoder import DecoderModel, run_recomputed, spread
 from oxrl_core.models.heads import ScalarHead, state_values
+from oxrl_core.models.multimodal import forbid, placeholder_ids
 from oxrl_core.types import TokenBatch
 
 # Logits of one chunk: 64M float32 values are 256 MiB, and three such tensors live at once.
@@ -48,7 +49,11 @@ class PolicyModel(DecoderModel):
         if head is None:
             raise ModelError(f"{type(self.base).__name__} has no output head", "model.path", "take a causal model")
         config = self.base.config.get_text_config()
-        self.head = ChunkedHead(head, logit_transform(config), max(1, chunk_elements // int(config.vocab_size)))
+        self.forbidden = placeholder_ids(self.base.config)
+        transform = logit_transform(config)
+        if self.forbidden:
+            transform = forbidding(transform, self.forbidden)
+        self.head = ChunkedHead(head, transform, max(1, chunk_elements // int(config.vocab_size)))
         self.value_head = value_head
         self.uses_own_head = True  # check_head turns it off where the model does something else to its logits
 
@@ -64,13 +69,14 @@ class PolicyModel(DecoderModel):
         wanted: Tensor | None = None,  # (B, T) bool; none: every token that has a predecessor
         with_values: bool = False,
         distillation: Distillation | None = None,
+        media_inputs: dict[str, Tensor] | None = None,  # features of the rows' media
     ) -> tuple[Any, ...]:
         """Log-probs (B, T) float32 at `temperature`, and exact entropies (B, T) of the distribution at each token.
 
         0 on padding, at the first token of a segment, and outside `wanted`. With a `distillation` its values (B, T)
         stand in place of both. `with_values` adds, last, the values of the states (heads.state_values).
         """
-        inputs = self.decoder_inputs(input_ids, attention_mask, position_ids, segment_ids)
+        inputs = self.decoder_inputs(input_ids, attention_mask, position_ids, segment_ids, media_inputs)
         # Flat indices of the asked tokens, and of the tokens before them, whose hidden states predict them.
         asked = torch.zeros_like(attention_mask, dtype=torch.bool)
         asked[:, 1:] = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
@@ -100,7 +106,7 @@ class PolicyModel(DecoderModel):
     def _whole_forward(
         self, inputs: dict[str, Any], index: Tensor, *along: Tensor, read: Reader
     ) -> tuple[Tensor | None, ...]:
-        logits = self.base(**inputs).logits
+        logits = forbid(self.base(**inputs).logits, self.forbidden)
         return read(logits.flatten(0, 1).index_select(0, index - 1).float(), *along)
 
     def states(self, inputs: dict[str, Any]) -> Tensor:
@@ -109,7 +115,7 @@ class PolicyModel(DecoderModel):
 
     def logits(self, states: Tensor) -> Tensor:
         """Float32 logits (N, V) of states (N, ...)."""
-        return self.head.logits(states) if self.uses_own_head else states.float()
+        return self.head.logits(states) if self.uses_own_head else forbid(states.float(), self.forbidden)
 
     @torch.no_grad()
     def check_head(self) -> float:
@@ -126,6 +132,7 @@ class PolicyModel(DecoderModel):
         self.eval()
         mine, _ = self(ids, ones.bool(), places, ones, temperature=1.0)
         logits = self.base(input_ids=ids, attention_mask=ones, position_ids=places, use_cache=False).logits
+        logits = forbid(logits, self.forbidden)
         theirs, _ = signals_of_logits(logits[0, :-1], ids[0, 1:], 1.0, False)
         self.train(was_training)
         difference = float((mine[0, 1:] - theirs).abs().max())
@@ -168,6 +175,11 @@ def signals_of_logits(logits: Tensor, targets: Tensor, temperature: float, with_
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1) if with_entropy else None
     return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+def forbidding(transform: Callable[[Tensor], Tensor], token_ids: list[int]) -> Callable[[Tensor], Tensor]:
+    """The transform, after which tokens that stand for features have probability 0."""
+    return lambda logits: forbid(transform(logits), token_ids)
 
 
 def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from oxrl_core.errors import ModelError
 from oxrl_core.models.heads import ScalarHead
+from oxrl_core.models.multimodal import towers_pattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,10 +32,10 @@ def whole(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> peft.PeftModel:
+def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int, *, adapts_towers: bool = False) -> peft.PeftModel:
     """The model with frozen weights and fresh adapters (B = 0, so it computes the same); the seed decides A.
 
-    A score head is no adapter: it is trained whole.
+    A score head is no adapter: it is trained whole. Vision and audio towers get adapters only where that is asked for.
     """
     has_score = isinstance(getattr(model, "score", None), ScalarHead)
     is_causal = model.get_output_embeddings() is not None
@@ -48,6 +49,7 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> peft.PeftMo
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        exclude_modules=None if adapts_towers else towers_pattern(model),
         task_type=peft.TaskType.SEQ_CLS if has_score else task,
     )
     try:

@@ -17,9 +17,18 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.core_model_loading import revert_weight_conversion
 
 from oxrl_core.errors import ModelError
+from oxrl_core.models.miniature_media import SMALL_MEDIA, add_placeholders, open_eyes, shrink_media, write_processor
 
 CHARACTERS = "0123456789+-=:> ?"
 CHARS_ARCHITECTURE: dict[str, Any] = {
@@ -77,17 +86,26 @@ def make_miniature(name: str, folder: Path, seed: int) -> Path:
         architecture, tokenizer = CHARS_ARCHITECTURE, _character_tokenizer()
     else:
         architecture, tokenizer = shrink(read_registry_entry(name)["architecture"]), _byte_tokenizer()
+    reads_media = architecture["model_type"] in SMALL_MEDIA
     rest = {key: value for key, value in architecture.items() if key not in ("model_type", "transformers_version")}
     config = AutoConfig.for_model(architecture["model_type"], **rest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if reads_media:
+            model = AutoModelForMultimodalLM.from_config(config, dtype=torch.float32)
+            open_eyes(model)
+        else:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    facts = config.get_text_config()
     model.generation_config = GenerationConfig(
-        eos_token_id=architecture["eos_token_id"], pad_token_id=architecture["pad_token_id"], do_sample=True
+        eos_token_id=facts.eos_token_id, pad_token_id=facts.pad_token_id, do_sample=True
     )
     # Written beside and renamed: another rank or an earlier, killed start never leaves half a model under this name.
     unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
     _save(model, unfinished)
+    if reads_media:
+        add_placeholders(tokenizer, architecture["model_type"])
+        write_processor(unfinished, architecture["model_type"])
     tokenizer.save_pretrained(unfinished)
     try:
         unfinished.rename(folder)
@@ -112,15 +130,20 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
     for name, tensor in model.state_dict().items():  # a tied head has the embedding's memory, and is written once
         if all(tensor.data_ptr() != kept.data_ptr() for kept in weights.values()):
             weights[name] = tensor
+    if model.config.model_type in SMALL_MEDIA:  # whose files have other names than the modules
+        weights = revert_weight_conversion(model, weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def shrink(architecture: dict[str, Any]) -> dict[str, Any]:
     """A config.json of the same architecture with few and narrow layers and a vocabulary of 320."""
     model_type = architecture["model_type"]
+    if model_type in SMALL_MEDIA:
+        return shrink_media(architecture)
     if model_type not in SMALL_BY_TYPE:
+        known = ", ".join([*SMALL_BY_TYPE, *SMALL_MEDIA])
         raise ModelError(
-            f"there is no rule to shrink the architecture '{model_type}'; there is one for: {', '.join(SMALL_BY_TYPE)}",
+            f"there is no rule to shrink the architecture '{model_type}'; there is one for: {known}",
             "oxrl_core/models/miniature.py",
             "add the keys that must shrink to SMALL_BY_TYPE",
         )

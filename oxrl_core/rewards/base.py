@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Pipe, wait
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from oxrl_core.discover import Catalogue, Function, summary_of
+from oxrl_core.discover import Catalogue, Function, load_function, summary_of
 from oxrl_core.errors import RewardError
 from oxrl_core.parameters import Parameters, parameters_of
 from oxrl_core.types import Metrics, Rollout, Score
@@ -73,6 +73,8 @@ class Reward:
     needs_answer: bool = False  # it compares with the row's reference answer
     service: Service | None = field(default=None, compare=False, repr=False)
     make_service: Callable[..., Service] | None = field(default=None, compare=False, repr=False)
+    gold: Callable[..., str | None] | None = field(default=None, compare=False, repr=False)  # see `reward`
+    check: Callable[..., None] | None = field(default=None, compare=False, repr=False)  # see `reward`
 
     @property
     def parameters(self) -> Parameters:
@@ -139,16 +141,27 @@ def reward(
     scope: Scope = "rollout",
     needs_answer: bool = False,
     service: Callable[..., Service] | None = None,
+    gold: Callable[..., str | None] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]:
     """A decorator that registers a reward function under a name and returns it unchanged.
 
     The function sees a rollout and returns a number or a Score; with scope "group" it sees the list of a prompt's
     rollouts and returns as many. What it raises becomes a Score with status "error". `service` makes, from the
-    parameters, what computes the verdicts instead of the worker processes.
+    parameters, what computes the verdicts instead of the worker processes. `gold` writes, from a prompt and the
+    parameters, the completion that its reference answer stands for (None: it cannot say): before step 0 such
+    completions must score 1 (rewards/self_test.py). `check` raises where parameters contradict each other.
     """
 
     def register(function: RewardFunction) -> RewardFunction:
-        entry = replace(_describe(name, function), scope=scope, needs_answer=needs_answer, make_service=service)
+        entry = replace(
+            _describe(name, function),
+            scope=scope,
+            needs_answer=needs_answer,
+            make_service=service,
+            gold=gold,
+            check=check,
+        )
         _catalogue.add(name, function, entry)
         return function
 
@@ -156,11 +169,27 @@ def reward(
 
 
 def get_reward(name: str, params: Mapping[str, Any] | None = None) -> Reward:
-    """The reward of that name, or of your own function at `package.module:function`, with every parameter's value."""
-    entry = _catalogue.get(name)
+    """The reward of that name, with every parameter's value; or your own: `package.module:function`,
+    `path/to/file.py:function`, and there a function of a rollout or what rewards/own.py knows."""
+    entry = _own_reward(name) if ":" in name else _catalogue.get(name)
     filled = entry.parameters.fill(params or {}, section="reward", owner=entry.name)
+    if entry.check:
+        entry.check(**filled)
     service = entry.make_service(**filled) if entry.make_service else None
     return replace(entry, params=filled, service=service)
+
+
+def _own_reward(path: str) -> Reward:
+    from oxrl_core.rewards.own import form_of, travelling  # it imports nothing of this module, but is seldom needed
+
+    function = load_function(path, "reward")
+    known = _catalogue.entry_of(function)
+    if known is not None:
+        return replace(known, function=travelling(path, function))
+    form = form_of(function)
+    if form is None:
+        return _describe(path, travelling(path, function))
+    return replace(_describe(form.name or path, travelling(path, function)), scope=form.scope)
 
 
 def all_rewards() -> dict[str, Reward]:

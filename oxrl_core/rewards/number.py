@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from oxrl_core.rewards.answers import MARK, plain_digits
 from oxrl_core.rewards.base import reward
-from oxrl_core.rewards.text import exact, reference
+from oxrl_core.rewards.text import exact, reference, the_reference
 from oxrl_core.types import Rollout, Score
 
-MARK = "####"  # GSM8K's solutions name their result after it
 TOLERANCE = 1e-5
 
 # A minus after a digit, a letter, a bracket or a point subtracts ("5-3"); elsewhere it is a sign. A point or comma
@@ -20,9 +20,9 @@ NUMBER = re.compile(
 
 
 def numbers(text: str) -> list[float]:
-    """Every number of a text, in order."""
+    """Every number of a text, in order; the digits of every script count."""
     found: list[float] = []
-    for match in NUMBER.finditer(text):
+    for match in NUMBER.finditer(plain_digits(text)):
         size = float(match["size"].replace(",", ""))
         sign = match["sign"] or ""
         found.append(-size if "-" in sign or "\u2212" in sign else size)
@@ -38,7 +38,7 @@ def final_number(text: str) -> float | None:
     return found[0] if mark else found[-1]
 
 
-@reward("gsm8k", needs_answer=True)
+@reward("gsm8k", needs_answer=True, gold=the_reference)
 def gsm8k(rollout: Rollout) -> Score:
     """1 where the number after the last `####` (else the last number) is the reference's, within 1e-5; else 0.
 
@@ -53,7 +53,7 @@ def gsm8k(rollout: Rollout) -> Score:
     return Score(float(abs(given - wanted) <= TOLERANCE))
 
 
-@reward("default", needs_answer=True)
+@reward("default", needs_answer=True, gold=the_reference)
 def default(rollout: Rollout) -> Score:
     """`gsm8k` where the reference is a number or a solution with `####`, else `exact`."""
     answer = reference(rollout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oxrl_core.rewards.base import reward
-from oxrl_core.types import Rollout, Score
+from oxrl_core.types import Prompt, Rollout, Score
 
 
 def reference(rollout: Rollout) -> str:
@@ -14,13 +14,24 @@ def reference(rollout: Rollout) -> str:
     return answer
 
 
-@reward("exact", needs_answer=True)
+def the_reference(prompt: Prompt) -> str | None:
+    """The completion that is right if anything is: the reference itself."""
+    return prompt.answer.strip() or None
+
+
+@reward("stopped")
+def stopped(rollout: Rollout) -> float:
+    """1 where the model stopped by itself, 0 where it was cut off."""
+    return float(rollout.finish_reason == "stop")
+
+
+@reward("exact", needs_answer=True, gold=the_reference)
 def exact(rollout: Rollout) -> float:
     """1 where the completion, stripped, is the answer; else 0."""
     return float(rollout.text.strip() == reference(rollout))
 
 
-@reward("positions", needs_answer=True)
+@reward("positions", needs_answer=True, gold=the_reference)
 def positions(rollout: Rollout) -> Score:
     """Share of the answer's characters that stand at their place; EOS right behind the last one counts as one more.
 

@@ -70,6 +70,10 @@ class Sampler:
             )
             for share in shares
         ]
+        if any(prompt.media for prompt in prompts):
+            arguments = [
+                (*rest, [prompt.media for prompt, _, _ in share]) for rest, share in zip(arguments, shares, strict=True)
+            ]
         self.wake()
         answers: list[list[Completion]] = self.group.call_each("generate", arguments)
         self.sleep()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from oxrl_core.errors import LogprobGapError, StalePolicyError, WeightSyncError
@@ -26,10 +26,15 @@ class LogprobGap:
     worst: str  # which token of which sample
 
 
-def probe_row(vocab_size: int, window: int, seed: int = 0) -> list[int]:
-    """A fixed row of random tokens that trainer and sampler both read after each weight sync."""
+def probe_row(vocab_size: int, window: int, seed: int = 0, without: Collection[int] = ()) -> list[int]:
+    """A fixed row of random tokens that trainer and sampler both read after each weight sync.
+
+    Without those that only stand for something else: placeholders of pictures and sounds.
+    """
     draw = random.Random(seed)
-    return [draw.randrange(vocab_size) for _ in range(max(2, min(PROBE_TOKENS, window - 1)))]
+    row = [draw.randrange(vocab_size) for _ in range(max(2, min(PROBE_TOKENS, window - 1)))]
+    allowed = next(token for token in range(vocab_size) if token not in without)
+    return [allowed if token in without else token for token in row]
 
 
 def check_fingerprint(

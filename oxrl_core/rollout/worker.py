@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from oxrl_core.errors import ConfigError, ModelError, WeightSyncError
 from oxrl_core.rollout.verify import PROBE_TOKENS
-from oxrl_core.types import FinishReason
+from oxrl_core.types import FinishReason, Media
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +44,12 @@ class RolloutWorker(Protocol):
         temperature: float,
         max_tokens: int,
         greedy: bool,
+        media_lists: Sequence[tuple[Media, ...]] | None = None,
     ) -> list[Completion]:
         """One completion per row, each from its own seed: neighbours in the batch do not change it.
 
-        Drawn within rollout.top_p and rollout.top_k; greedy ignores both, as it does the temperature.
+        Drawn within rollout.top_p and rollout.top_k; greedy ignores both, as it does the temperature. `media_lists`:
+        the pictures and sounds of each row, where there are any.
         """
         ...
 

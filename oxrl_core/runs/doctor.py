@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 
 from oxrl_core.config.machine import Gpu, find_gpus, is_offline, this_machine
-from oxrl_core.errors import MachineError
+from oxrl_core.errors import MachineError, RewardError
+from oxrl_core.rewards.sandbox.level import require
+from oxrl_core.rewards.sandbox.pool import Sandbox
 from oxrl_core.runs.deep import check_deep
 from oxrl_core.runs.packages import (
     ENVIRONMENT_SCRIPT,
@@ -44,6 +46,7 @@ def check_environment(deep: bool = False) -> EnvironmentReport:
         *check_packages(profile),
         *check_traps(profile, len(gpus)),
         *check_access(),
+        check_sandbox(),
     ]
     if deep:
         items += check_deep(profile)
@@ -123,6 +126,32 @@ def check_system() -> list[EnvironmentItem]:
             )
         )
     return items
+
+
+def check_sandbox() -> EnvironmentItem:
+    """How strongly the code that models write is held here; only the code reward needs it."""
+    sandbox = Sandbox()
+    try:
+        level = sandbox.level
+        require(level)
+    except RewardError as error:
+        return EnvironmentItem(
+            group="system",
+            name="sandbox",
+            ok=False,
+            value=f"the code reward cannot run: {error.what}",
+            fix=error.next_step,
+        )
+    finally:
+        sandbox.close()
+    # Without protection it says so, also where the operator has allowed it.
+    return EnvironmentItem(
+        group="system",
+        name="sandbox",
+        ok=level.name != "none",
+        value=f"code of models: {level}",
+        fix="allow user namespaces and seccomp, or use Linux 5.13 or later",
+    )
 
 
 def check_gpus(gpus: list[Gpu]) -> list[EnvironmentItem]:

@@ -29,6 +29,17 @@ SHOWN = (
 )
 
 
+FIRST_BAD = 5  # bad rows that are said in words
+CHANGES = {  # what rendering may do to a row -> its alert
+    "cut": ("warning", "rows_cut", "rows that are too long are cut as data.overlong says; data/cut counts them"),
+    "folded": (
+        "info",
+        "system_folded",
+        "the model's chat template knows no system role: such messages stand in the first user message",
+    ),
+}
+
+
 class Journal:
     """The only writer of a run's metrics, rollouts and checkpoints. Every rank of torchrun holds one; rank 0 writes."""
 
@@ -42,6 +53,7 @@ class Journal:
         self.saved_step = -1
         self.num_dropped = 0
         self.num_skipped = 0
+        self.said: set[str] = set()  # what happened to rows and has made its alert
 
     def phase(self, name: str, progress: Progress) -> None:
         """Says what the run is doing now."""
@@ -89,11 +101,13 @@ class Journal:
 
     def _write(self, report: StepReport) -> None:
         every, total_steps = self.config.report, self.parts.total_steps
+        self._say_bad()
         self._say_dropped()
+        self._say_changed()
         self._say_skipped(report)
         has_evaluation = any(name.startswith("eval/") for name in report.metrics)
         if report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation:
-            facts = {"step": report.step, "time": time.time(), "data/dropped": self.num_dropped}
+            facts = {"step": report.step, "time": time.time()} | self._data_facts()
             self.run.append_metrics(facts | report.metrics)
         self.run.write_progress("training", report.step, total_steps, metrics=report.metrics)
         if self.recorder is not None and report.rollouts:
@@ -108,6 +122,35 @@ class Journal:
             )
             print(f"  {reward}: {shown.prompt.text!r} -> {shown.text!r}", flush=True)
 
+    def _data_facts(self) -> dict[str, int]:
+        """Rows that were not learned from as they stand in the source, counted."""
+        stream = self.parts.stream
+        return {
+            "data/dropped": self.num_dropped,
+            "data/bad": len(stream.bad),
+            "data/cut": stream.notes.counts["cut"],
+            "data/folded": stream.notes.counts["folded"],
+        }
+
+    def _say_bad(self) -> None:
+        """Rows that cannot be read make an alert with the first five; all are counted in the metrics."""
+        bad = self.parts.stream.bad
+        if bad and "bad" not in self.said:
+            self.said.add("bad")
+            first = "; ".join(f"{error.where}: {error.what}" for error in bad[:FIRST_BAD])
+            rest = f"; and {len(bad) - FIRST_BAD} more (oxrl data validate lists all)" if len(bad) > FIRST_BAD else ""
+            text = f"{len(bad)} rows cannot be read and are left out: {first}{rest}"
+            self.run.append_event("warning", "bad_rows", text)
+            print(f"warning: {text}", flush=True)
+
+    def _say_changed(self) -> None:
+        """Rows that were changed on the way to the model: the first of each kind makes an alert."""
+        notes = self.parts.stream.notes
+        for kind, (level, code, text) in CHANGES.items():
+            if notes.counts[kind] and kind not in self.said:
+                self.said.add(kind)
+                self.run.append_event(level, code, f"{text}; the first: {notes.first[kind]}")
+
     def _say_dropped(self) -> None:
         """Rows that do not fit are counted in every row of metrics, and the first ones make an alert."""
         seen, self.num_dropped = self.num_dropped, self.parts.stream.num_dropped
@@ -115,8 +158,8 @@ class Journal:
             self.run.append_event(
                 "warning",
                 "rows_dropped",
-                f"{self.num_dropped} training rows were too long and dropped; data.max_prompt_tokens and "
-                "data.max_length say what fits, data/dropped in the metrics counts on",
+                f"{self.num_dropped} training rows were too long, or a pair of the same completions, and dropped; "
+                "data.max_prompt_tokens and data.max_length say what fits, data/dropped in the metrics counts on",
             )
 
     def _say_skipped(self, report: StepReport) -> None:

@@ -12,6 +12,7 @@ import torch
 from oxrl_core.algorithms.base import Algorithm, check_params, get_algorithm
 from oxrl_core.algorithms.critic import value_loss
 from oxrl_core.data.collate import collate_examples, collate_labeled, collate_pairs, collate_rollouts
+from oxrl_core.data.media import open_media
 from oxrl_core.data.pack import pack, token_budget
 from oxrl_core.models.load import load_tokenizer
 from oxrl_core.train.objective import Objective
@@ -44,7 +45,9 @@ class LearnerWorker:
 
         torch.manual_seed(config.run.seed)
         self.config = config
-        self.pad_id = load_tokenizer(model_folder).pad_token_id
+        tokenizer = load_tokenizer(model_folder)
+        self.pad_id = tokenizer.pad_token_id
+        self.media = open_media(model_folder, tokenizer)  # None: the model reads text alone
         self.objective = make_objective(config)
         learns_from_rollouts = self.objective.algorithm.lesson == "advantages"
         updates = config.train.updates_per_step * config.train.passes_per_step if learns_from_rollouts else 1
@@ -90,7 +93,9 @@ class LearnerWorker:
             rows = list(range(start, len(rollouts), parts))
             groups = [[rows[i] for i in group] for group in self._micro_batches([rollouts[row] for row in rows])]
             batches = [
-                collate_rollouts([rollouts[i] for i in group], [credits[i] for i in group], self.pad_id)
+                collate_rollouts(
+                    [rollouts[i] for i in group], [credits[i] for i in group], self.pad_id, media=self.media
+                )
                 for group in groups
             ]
             updates.append((groups, batches))
@@ -127,9 +132,8 @@ class LearnerWorker:
         rounds = int(max_over_ranks(self.policy, len(groups)))
         for index in range(rounds):
             rows = groups[index] if index < len(groups) else []
-            batch = (
-                collate_pairs([pairs[row] for row in rows], self.pad_id) if rows else placeholder([], self.objective)
-            )
+            of_rows = [pairs[row] for row in rows]
+            batch = collate_pairs(of_rows, self.pad_id, self.media) if rows else placeholder([], self.objective)
             chosen, rejected = reference_sums(self.policy, batch).chunk(2)
             for place, row in enumerate(rows):
                 sums[row] = (float(chosen[place]), float(rejected[place]))
@@ -159,22 +163,22 @@ class LearnerWorker:
         if not rollouts:
             return placeholder([], self.objective)
         nothing = [Credit([0.0] * len(rollout.token_ids)) for rollout in rollouts]
-        return collate_rollouts(rollouts, nothing, self.pad_id, spare_column=True)
+        return collate_rollouts(rollouts, nothing, self.pad_id, spare_column=True, media=self.media)
 
     def _batches(self, examples: list[Any], objective: Objective) -> list[Any]:
         """Micro-batches within the token budget: packed where this architecture keeps examples apart, else padded."""
         budget = self.config.train.micro_batch_tokens
         if "Pairs" in objective.algorithm.signals:
             groups = token_budget(pair_lengths(examples), budget // 2)
-            return [collate_pairs([examples[i] for i in group], self.pad_id) for group in groups]
+            return [collate_pairs([examples[i] for i in group], self.pad_id, self.media) for group in groups]
         if objective.algorithm.lesson == "labeled":
             longest = [max(len(one.example.token_ids), len(one.mismatched.token_ids)) for one in examples]
             groups = token_budget(longest, budget // 2)
-            return [collate_labeled([examples[i] for i in group], self.pad_id) for group in groups]
+            return [collate_labeled([examples[i] for i in group], self.pad_id, self.media) for group in groups]
         lengths = [len(example.token_ids) for example in examples]
         if self.packing:
             packed = [
-                collate_examples([examples[i] for i in row], self.pad_id, packing=True, row_tokens=budget)
+                collate_examples([examples[i] for i in row], self.pad_id, True, budget, self.media)
                 for row in pack(lengths, budget)
             ]
             if not self.packing_is_checked:
@@ -186,7 +190,7 @@ class LearnerWorker:
             if self.packing:
                 return packed
         return [
-            collate_examples([examples[i] for i in group], self.pad_id, packing=False, row_tokens=budget)
+            collate_examples([examples[i] for i in group], self.pad_id, False, budget, self.media)
             for group in token_budget(lengths, budget)
         ]
 

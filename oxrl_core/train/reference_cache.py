@@ -69,6 +69,8 @@ class ReferenceCache:
 
 
 def key_of(pair: PairExample) -> str:
-    """A name for the tokens of a pair."""
-    tokens = [pair.chosen.token_ids, pair.rejected.token_ids, sum(pair.chosen.completion_mask)]
+    """A name for the tokens of a pair and its media."""
+    tokens: list[object] = [pair.chosen.token_ids, pair.rejected.token_ids, sum(pair.chosen.completion_mask)]
+    for one in pair.chosen.media:  # the same question about another picture is another pair
+        tokens.append(hashlib.sha256(one.data).hexdigest() if one.data else one.path)
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]

@@ -232,7 +232,10 @@ def first_half(batch: LabeledBatch) -> TokenBatch:
     """The rows that are trained on, without their mismatched twins."""
     half = len(batch.is_desirable)
     names = ("input_ids", "attention_mask", "position_ids", "completion_mask", "segment_ids")
-    return TokenBatch(**{name: getattr(batch, name)[:half] for name in names})
+    media = batch.media_inputs
+    if media is not None:  # a twin has the prompt of its example, and so the same media once more
+        media = {name: tensor.chunk(2)[0] for name, tensor in media.items()}
+    return TokenBatch(**{name: getattr(batch, name)[:half] for name in names}, media_inputs=media)
 
 
 def _only_the_step(view: StepView, objective: Objective) -> StepPairs | Labeled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxrl_core.datasets.mixing import MixedRatio
@@ -76,3 +76,35 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
 def test_a_mix_of_nothing_is_refused(lengths: list[int], ratios: list[float]) -> None:
     with pytest.raises(ConfigError):
         MixedRatio(lengths, ratios, seed=0, shuffle=True)
+
+
+@settings(deadline=None)
+@given(sources, st.integers(0, 40), st.integers(2, 4))
+def test_every_rank_computes_the_same_order_and_a_resume_at_any_row_goes_on(
+    pairs: list[tuple[int, float]], position: int, num_ranks: int
+) -> None:
+    lengths, ratios = [length for length, _ in pairs], [ratio for _, ratio in pairs]
+
+    def rows_from(start: int, count: int) -> list[tuple[int, int]]:
+        mix = MixedRatio(lengths, ratios, seed=3, shuffle=True)  # each rank, each resume has its own
+        size = sum(mix.counts)
+        return [mix.order((start + at) // size)[(start + at) % size] for at in range(count)]
+
+    whole = rows_from(0, position + 12)
+    assert rows_from(position, 12) == whole[position:]
+    # A step's rows are dealt out to the ranks: together they are what one rank takes.
+    step = whole[position:]
+    dealt = [rows_from(position, 12)[rank::num_ranks] for rank in range(num_ranks)]
+    assert sorted(row for rows in dealt for row in rows) == sorted(step)
+
+
+def test_whole_ratios_hold_exactly_over_every_epoch() -> None:
+    mix = MixedRatio([30, 50, 20], [0.5, 0.3, 0.2], seed=0, shuffle=True)
+    for epoch in range(5):
+        assert Counter(source for source, _ in mix.order(epoch)) == {0: 50, 1: 30, 2: 20}
+
+
+def test_a_source_without_end_gives_each_row_once() -> None:
+    mix = MixedRatio([4, 3], [1.0, 1.0], seed=0, shuffle=True, endless=[True, False])
+    drawn = [index for epoch in range(6) for source, index in mix.order(epoch) if source == 0]
+    assert drawn == list(range(len(drawn)))

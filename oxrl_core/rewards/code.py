@@ -1,0 +1,147 @@
+"""The reward of programs: tests decide. A model's code runs in the sandbox; what it must give is known here alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+
+from oxrl_core.parameters import Positive
+from oxrl_core.rewards.base import reward
+from oxrl_core.rewards.code_tests import Script, Tests, read_tests
+from oxrl_core.rewards.sandbox import wire
+from oxrl_core.rewards.sandbox.pool import Deadline, Execution, Sandbox, Stopped, shared_sandbox
+from oxrl_core.types import Prompt, Rollout, Score
+
+PYTHON = frozenset({"python", "py", "python3"})
+MAX_CODE = 1 << 20  # characters; no answer to a task of these datasets is a hundredth of that
+
+
+def gold_program(prompt: Prompt, **parameters: Any) -> str | None:
+    """The row's own solution, None where it has none."""
+    row = prompt.row
+    if row.get("canonical_solution"):  # HumanEval's goes on where the prompt ends
+        return f"```python\n{row.get('prompt') or ''}{row['canonical_solution']}\n```"
+    solution = row.get("completion") or row.get("code")
+    if not isinstance(solution, str) or not solution.strip():
+        return None
+    return solution if "```" in solution else f"```python\n{solution}\n```"
+
+
+@reward("code", gold=gold_program)
+def code(
+    rollout: Rollout,
+    *,
+    partial: bool = False,
+    seconds: Positive = 4.0,
+    memory_mib: Annotated[int, Field(ge=64)] = 512,
+) -> Score:
+    """1 where the completion's program passes every test of its row, else 0; `partial`: the share that it passes.
+
+    The program is the last fenced Python block after any thinking, else the whole text. All its tests together have
+    `seconds`, and each of its processes `memory_mib`. A program past its deadline has status "timeout", a completion
+    without one "no_answer", a row without tests "error". Nothing runs where the kernel cannot hold it (`oxrl doctor`).
+    """
+    tests = read_tests(rollout.prompt.row)
+    program = program_of(rollout.text)
+    if program is None:
+        return Score(0.0, "no_answer", {"tests": 0.0}, "the completion holds no program")
+    if tests.entry_point and not re.search(
+        rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(tests.entry_point)}\b", program, re.M
+    ):
+        # A base model goes on where a HumanEval prompt ends.
+        program = str(rollout.prompt.row.get("prompt") or "") + program
+    if len(program) > MAX_CODE:
+        return Score(0.0, "ok", {"tests": 0.0}, f"the program has {len(program)} characters")
+    sandbox, deadline = shared_sandbox(), Deadline(seconds)
+    level = sandbox.level.name
+    try:
+        verdicts = run_tests(sandbox, program, tests, deadline, memory_mib)
+    except Stopped as stopped:
+        if stopped.why == "timeout":
+            return Score(math.nan, "timeout", detail=f"the program was not done within {seconds:g} s")
+        verdicts = [False] * len(tests)
+    passed = sum(verdicts)
+    share = passed / len(tests)
+    value = share if partial else float(passed == len(tests))
+    return Score(value, "ok", {"tests": share}, f"{passed} of {len(tests)} tests passed; sandbox: {level}")
+
+
+def program_of(text: str) -> str | None:
+    """The last closed block that is fenced as Python, else the last without a language, else a text without fences."""
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    elif "<think>" in text:
+        return None  # it never came to an answer
+    python, plain, body = list[str](), list[str](), None
+    language = ""
+    for line in text.splitlines():
+        mark = line.strip()
+        if mark.startswith("```"):
+            if body is None:
+                words = mark.strip("`").split()
+                body, language = list[str](), words[0].lower() if words else ""
+            else:
+                if language in PYTHON:
+                    python.append("\n".join(body))
+                elif not language:
+                    plain.append("\n".join(body))
+                body = None
+        elif body is not None:
+            body.append(line)
+    if python or plain:
+        return (python or plain)[-1]
+    return text if text.strip() and "```" not in text else None
+
+
+def run_tests(sandbox: Sandbox, program: str, tests: Tests, deadline: Deadline, memory_mib: int) -> list[bool]:
+    """Whether each test passes."""
+    if tests.programs:
+        return [_prints(sandbox, program, test.stdin, test.stdout, deadline, memory_mib) for test in tests.programs]
+    with sandbox.solution(program, deadline=deadline, prelude=tests.prelude, memory_mib=memory_mib) as (solution, said):
+        if said[0] != "ready":
+            return [False] * len(tests)
+        if tests.script:
+            return _run_script(sandbox, tests.script, solution, memory_mib)
+        return _run_calls(tests, solution)
+
+
+def _run_calls(tests: Tests, solution: Execution) -> list[bool]:
+    verdicts: list[bool] = []
+    for test in tests.calls:
+        try:
+            answer = solution.call(test.function, test.arguments, test.keywords)
+        except Stopped as stopped:
+            if stopped.why == "timeout":
+                raise
+            break  # what it answered before stands
+        returned = len(answer) == 2 and answer[0] == "value"
+        verdicts.append(returned and wire.matches(answer[1], test.expected, tuples_as_lists=test.from_json))
+    return verdicts + [False] * (len(tests.calls) - len(verdicts))
+
+
+def _run_script(sandbox: Sandbox, script: Script, solution: Execution, memory_mib: int) -> list[bool]:
+    message = sandbox.run_tests(script.prelude, script.sources, script.functions, solution, memory_mib=memory_mib)
+    if message[0] != "verdicts" or len(message) != 3:
+        return [False] * len(script.sources)
+    if message[2]:
+        raise ValueError(f"the row's tests cannot be run: {message[2]}")
+    verdicts = cast("list[Any]", message[1])
+    return [verdict is True for verdict in verdicts]
+
+
+def _prints(sandbox: Sandbox, program: str, stdin: str, stdout: str, deadline: Deadline, memory_mib: int) -> bool:
+    try:
+        result = sandbox.run_program(program, stdin, deadline=deadline, memory_mib=memory_mib)
+    except Stopped as stopped:
+        if stopped.why == "timeout":
+            raise
+        return False
+    return result.exit_code == 0 and _lines(result.output.decode(errors="replace")) == _lines(stdout)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines without white space at their ends, and without empty ones at the end."""
+    return [line.rstrip() for line in text.rstrip().split("\n")]

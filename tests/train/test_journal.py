@@ -1,0 +1,50 @@
+"""What a run writes down about its data: rows that are left out, cut or changed are counted and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from oxrl_core.config.load import load_config
+from oxrl_core.data.chat import RenderNotes
+from oxrl_core.data.stream import RenderedStream, RowStream
+from oxrl_core.errors import DataError
+from oxrl_core.runs.records import read_lines
+from oxrl_core.runs.rundir import RunDir
+from oxrl_core.train.journal import Journal
+from oxrl_core.train.report import StepReport
+from oxrl_core.types import Progress
+
+CONFIG = {"run": {"name": "rows"}, "model": {"path": "miniature:chars"}, "data": {"train": "reverse3"}}
+
+
+def test_bad_cut_and_folded_rows_are_in_the_metrics_and_said_once(tmp_path: Path) -> None:
+    loaded = load_config(CONFIG | {"algorithm": {"name": "sft"}})
+    run = RunDir.create(tmp_path, loaded, "sl")
+    progress, notes = Progress(), RenderNotes()
+    bad = [DataError("the line is not JSON", f"a.jsonl, line {line}") for line in range(1, 8)]
+    rows = RowStream([[{"id": f"r/{number}"} for number in range(4)]], [1.0], 0, False, progress)
+
+    def render(row: dict[str, Any]) -> str:
+        notes.add("cut", row["id"])
+        if row["id"] == "r/1":
+            notes.add("folded", row["id"])
+        return row["id"]
+
+    stream = RenderedStream(rows, render, notes, bad)
+    learner = SimpleNamespace(is_coordinator=True)
+    parts: Any = SimpleNamespace(learner=learner, total_steps=2, stream=stream)
+    journal = Journal(run, loaded.config, parts)
+    for step in (1, 2):
+        stream.take(2)
+        journal.write(StepReport(step, {"loss": 1.0}), progress)
+    metrics = read_lines(run.path / "metrics.jsonl")
+    assert [(row["data/bad"], row["data/cut"], row["data/folded"]) for row in metrics] == [(7, 2, 1), (7, 4, 1)]
+    events = {event["code"]: event for event in run.events() if event["code"] != "created"}
+    assert [event["code"] for event in run.events()].count("bad_rows") == 1
+    said = events["bad_rows"]["message"]
+    assert said.startswith("7 rows cannot be read and are left out: a.jsonl, line 1: the line is not JSON;")
+    assert "line 5" in said and "line 6" not in said and "and 2 more" in said
+    assert events["rows_cut"]["message"].endswith("the first: r/0")
+    assert events["system_folded"]["message"].endswith("the first: r/1")
