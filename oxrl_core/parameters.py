@@ -106,6 +106,7 @@ def parameters_of(
 
 def _types_of(function: Callable[..., Any], names: list[str]) -> dict[str, Any]:
     """The evaluated annotations of the named arguments only: those of tensors exist for the type checker alone."""
+    function = inspect.unwrap(function)  # a decorated one means what its own module's names say
     annotations = {name: note for name, note in inspect.get_annotations(function).items() if name in names}
     holder = type("Parameters", (), {"__annotations__": annotations})
     return get_type_hints(holder, globalns=getattr(function, "__globals__", {}), include_extras=True)

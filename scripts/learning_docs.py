@@ -2,7 +2,7 @@
 
     oxrl bench learn --json > learned.json
     oxrl bench learn --flip --seeds 1 --json > flipped.json
-    python scripts/learning_docs.py learned.json flipped.json
+    python scripts/learning_docs.py learned.json --flipped flipped.json
 
 A measured page: it says when and on what it was measured, and no check compares it with a new measurement.
 """
@@ -48,17 +48,17 @@ MEASURES = """
 """  # noqa: E501 - rows of a table
 LEARNED = """## As they are
 
-"error" is the standard error of the mean improvement, "in errors" the improvement divided by it. The time is of one run
-without its start-up, the mean over the seeds: seconds of the processor, and on the clock of this machine, which may
-have had other work.
+"error" is the standard error of the mean improvement, "in errors" the improvement divided by it. The time is of one
+run, the mean over the seeds: seconds of the processor, about 10 of which import torch and transformers (unless another
+run was made first in the same process), and on the clock of this machine, which had other work.
 
 | algorithm | measure | before | after | error | in errors | steps | processor | clock |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 NEEDS = """
-`kd` has the `sft` run of the same seed as its teacher; `rft`, `rlhf` and `rlaif` start from 25 steps of it; `rlhf` has
-the `rm` run as its reward. `rlaif` asks a judge behind an OpenAI-compatible address on loopback, which compares two
-answers in both orders and prefers the one with more right positions.
+`kd` has the `sft` run of the same seed as its teacher; `rft` and `rlaif` start from 15 steps of that recipe, `rlhf`
+from 10, and its reward is the `rm` run. `rlaif` asks a judge behind an OpenAI-compatible address on loopback, which
+compares two answers in both orders and prefers the one with more right positions.
 """
 FLIPPED = """
 ## With the sign of the loss turned
@@ -113,14 +113,24 @@ def page(learned: dict[str, Any], flipped: dict[str, Any] | None) -> str:
     return text
 
 
+def joined(paths: list[Path]) -> dict[str, Any] | None:
+    """The reports of several calls as one, in their order; None without any."""
+    reports: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if not reports:
+        return None
+    rows = [row for report in reports for row in report["rows"]]
+    return {"rows": rows, "seconds": sum(report["seconds"] for report in reports)}
+
+
 def main() -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("learned", type=Path, help="what `oxrl bench learn --json` printed")
-    parser.add_argument("flipped", type=Path, nargs="?", help="what `oxrl bench learn --flip --json` printed")
+    parser.add_argument("learned", type=Path, nargs="+", help="what `oxrl bench learn --json` printed")
+    parser.add_argument("--flipped", type=Path, nargs="*", default=[], help="and with --flip")
     arguments = parser.parse_args()
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in (arguments.learned, arguments.flipped) if path]
-    PAGE.write_text(page(*reports, *[None] * (2 - len(reports))), encoding="utf-8")
+    learned = joined(arguments.learned)
+    assert learned is not None
+    PAGE.write_text(page(learned, joined(arguments.flipped)), encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)}")
 
 

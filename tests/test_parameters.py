@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import urllib.parse
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -30,6 +33,12 @@ def test_parameters_are_read_without_the_types_of_the_first_argument() -> None:
 @pytest.mark.parametrize(("given", "value"), [({"beta": "1e-2"}, 0.01), ({"beta": 1}, 1.0), ({}, 0.1)])
 def test_values_are_taken_as_yaml_gives_them(given: dict[str, Any], value: float) -> None:
     assert parameters_of(loss, "a loss").fill(given, section="s", owner="loss")["beta"] == value
+
+
+def test_a_decorated_function_is_read_by_the_names_of_its_own_module() -> None:
+    # urllib.parse stands for the module of a decorator: it knows no Fraction.
+    wrapper = functools.wraps(loss)(FunctionType((lambda *_, **__: None).__code__, vars(urllib.parse)))
+    assert parameters_of(wrapper, "a loss").types == parameters_of(loss, "a loss").types
 
 
 def test_a_parameter_without_type_takes_anything() -> None:

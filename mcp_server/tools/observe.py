@@ -15,6 +15,9 @@ MAIN_METRICS = (
     "reward/mean",
     "eval/reward",
     "eval/accuracy",
+    "eval/preference/accuracy",
+    "preference/accuracy",
+    "preference/margin",
     "loss",
     "eval/loss",
     "lr",
@@ -39,7 +42,7 @@ def get_metrics(
     ] = 20,
 ) -> MetricsView:
     """Metrics of a run as columns and rows by step, and first, last, min and max of each over all rows. RL: reward/mean
-    and eval/reward should rise, gap/max stay near 0. A name that the run lacks is answered with all names it has."""
+    and eval/reward should rise, gap/max stay near 0; preferences: preference/accuracy and margin rise. A name that the run lacks is answered with all names it has."""
     from oxrl_core import api
 
     if not names:

@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
 
 HERE = ("run.backend=local", "rollout.engine=transformers", "train.keep_checkpoints=1", "rollout.record=false")
-# The key of a recipe that names another run -> the recipe that makes it, and what it changes there.
-NEEDED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "algorithm.teacher": ("sft", ()),
-    "reward.path": ("rm", ()),
-    # A beginner: it finds right answers by drawing, and is right less than half of the time.
-    "model.path": ("sft", ("train.steps=12",)),
-}
+# The key of a recipe that names another run -> the recipe that makes it.
+NEEDED = {"algorithm.teacher": "sft", "reward.path": "rm", "model.path": "sft"}
+# Who goes on from another model begins with a beginner, of so many steps: one that finds right answers by drawing and
+# is far from right every time. The reward model tells drafts apart and no more: below it there must be room to climb.
+BEGINNER_STEPS = {"rlhf": 10}
+OTHER_BEGINNER_STEPS = 15
 RUN = "run:"
 
 
@@ -67,7 +66,10 @@ def learn(name: str, seed: int, home: Path, *, flip: bool) -> dict[str, Any]:
     """What the recipe of an algorithm made of its model: each measure before and after, and the time it took."""
     with ExitStack() as stack:
         overrides = [f"run.seed={seed}", *HERE]
-        overrides += [f"{key}={RUN}{made(key, seed, home)}" for key in needed(load_config(name, overrides).config)]
+        for key in needed(load_config(name, overrides).config):
+            steps = BEGINNER_STEPS.get(name, OTHER_BEGINNER_STEPS)
+            short = [f"train.steps={steps}"] if key == "model.path" else []
+            overrides.append(f"{key}={RUN}{made(NEEDED[key], seed, home, short)}")
         if load_config(name, overrides).config.reward.name == "judge":
             url = stack.enter_context(judge_server())
             overrides += [f"reward.url={url}", "reward.cache=off"]
@@ -108,9 +110,8 @@ def needed(config: Config) -> list[str]:
     return [key for key, value in values.items() if str(value or "").startswith(RUN)]
 
 
-def made(key: str, seed: int, home: Path) -> str:
-    """The id of the run that a key needs, from this home or made now."""
-    recipe, overrides = NEEDED[key]
+def made(recipe: str, seed: int, home: Path, overrides: Sequence[str]) -> str:
+    """The id of a finished run of a recipe, from this home or made now."""
     record = record_of(home, recipe, seed, overrides)
     if record.is_file():
         return record.read_text(encoding="utf-8")

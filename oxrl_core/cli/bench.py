@@ -27,7 +27,6 @@ SEED_ALGORITHMS = (
 )
 STANDARD_ERRORS = 3.0  # by so many the mean improvement must lie above zero
 END_SECONDS = 20.0  # for an interrupted process to leave by itself
-LOG_LINES = 3  # of a failed process, in the table
 
 
 class Measured(BaseModel):
@@ -70,7 +69,7 @@ class LearnRow(BaseModel):
     standard_error: float | None = None  # of the mean improvement; none with one seed
     standard_errors: float | None = None  # improvement / standard_error; none where that is 0 or unknown
     steps: int | None = None
-    seconds: float = 0.0  # of one run without its start-up, the mean over the seeds
+    seconds: float = 0.0  # of one run, the mean over the seeds
     cpu_seconds: float = 0.0
     seeds: int = 0
     learned: bool = False
@@ -85,7 +84,6 @@ class LearnReport(BaseModel):
     rows: list[LearnRow]
     outcomes: list[Outcome]
     seconds: float
-    next: str = ""
 
 
 def has_learned(improvements: Sequence[float]) -> bool:
@@ -209,8 +207,8 @@ def run_one(name: str, seed: int, home: Path, *, flip: bool, deadline_seconds: f
     try:
         answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     except (ValueError, IndexError):
-        tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:]
-        return Outcome(**facts, error=f"exit code {process.returncode}: {' / '.join(tail) or 'it said nothing'}")
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+        return Outcome(**facts, error=f"exit code {process.returncode}: {lines[-1]}")
     if "error" in answer:
         return Outcome(**facts, error=f"{answer['error']['code']}: {answer['error']['what']}")
     return Outcome.model_validate(answer)

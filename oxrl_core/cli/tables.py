@@ -320,7 +320,7 @@ def draw_learning(report: LearnReport) -> Iterable[Any]:
             styled(("yes" if row.learned else "no") + ("" if right else " !"), "green" if right else "bold red"),
         )
     yield made
-    yield styled("error: standard error of the mean improvement; s.e.: the improvement in such errors", "dim")
+    yield styled("error: standard error of the mean improvement; s.e.: improvement / error", "dim")
     for note in dict.fromkeys(f"{row.algorithm}: {row.note}" for row in report.rows if row.note):
         yield styled(note, "yellow")
     wrong = len({row.algorithm for row in report.rows if row.learned == report.flipped})

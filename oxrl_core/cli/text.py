@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-IDENTIFIERS = ("run_id", "name", "key", "path", "code")  # what `quiet` shows of a thing: the first that it has
+IDENTIFIERS = (
+    "run_id",
+    "name",
+    "key",
+    "path",
+    "code",
+    "algorithm",
+)  # what `quiet` shows of a thing: the first that it has
 LIST_FIELDS = ("runs", "items", "rows", "entries", "fields", "lines")
 
 # Views name the operation to call now; here is the same as a command.

@@ -25,6 +25,8 @@ SHOWN_METRICS = {
     "reward/mean": "reward",
     "eval/accuracy": "accuracy",
     "eval/reward": "eval reward",
+    "preference/accuracy": "preferred",
+    "preference/margin": "margin",
     "loss": "loss",
     "eval/loss": "eval loss",
     "kl/ref": "kl",

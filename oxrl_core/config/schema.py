@@ -222,11 +222,11 @@ class RewardConfig(BaseModel):
     overlong_buffer: NonNegative = 0
     """The last tokens before max_completion_tokens cost up to 1, linearly (DAPO); 0: none do."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Taken off the reward of a completion that did not end by itself."""
+    """Taken off the reward of a completion that did not end by itself; in deviations, where rewards are normalized."""
     normalize: Literal["none", "running"] = "none"
     """`running`: reward minus the mean, over the std, of all rewards of the run so far (reward models)."""
     clip: Annotated[float, Field(gt=0)] | None = None
-    """The reward, after normalisation, is kept within plus and minus this."""
+    """The verdict, after normalisation and before penalties, is kept within plus and minus this."""
 
     @property
     def params(self) -> dict[str, Any]:

@@ -52,13 +52,12 @@ def shape(
 ) -> list[float]:
     """The reward of each rollout; NaN where there is no verdict.
 
-    In this order: the verdict, minus `missing_eos_penalty`, minus the overlong penalty, normalized, clipped. With
-    normalize "running" the rollouts of this step are taken into `running` first, in their order.
+    In this order: the verdict, normalized, clipped, minus `missing_eos_penalty`, minus the overlong penalty. So the
+    moments are those of the verdicts alone, and a penalty counts in the units that the rewards end in: with normalize
+    "running" in deviations, however large a reward model's scores are. With "running" the rollouts of this step are
+    taken into the moments first, in their order.
     """
-    rewards = [
-        _verdict(rollout) - _eos_penalty(rollout, reward) + overlong_penalty(rollout, reward, max_completion_tokens)
-        for rollout in rollouts
-    ]
+    rewards = [_verdict(rollout) for rollout in rollouts]
     if reward.normalize == "running":
         for value in rewards:
             if not math.isnan(value):
@@ -69,7 +68,10 @@ def shape(
     if reward.clip is not None:
         # max and min with NaN depend on the order of their arguments: no verdict must stay no verdict.
         rewards = [value if math.isnan(value) else max(-reward.clip, min(reward.clip, value)) for value in rewards]
-    return rewards
+    return [
+        value - _eos_penalty(rollout, reward) + overlong_penalty(rollout, reward, max_completion_tokens)
+        for value, rollout in zip(rewards, rollouts, strict=True)
+    ]
 
 
 def overlong_penalty(rollout: Rollout, reward: RewardConfig, max_completion_tokens: int) -> float:

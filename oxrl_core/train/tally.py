@@ -111,7 +111,8 @@ class Tally:
         self._mean("preference/chosen", chosen)
         self._mean("preference/rejected", rejected)
         self._mean("preference/margin", chosen - rejected)
-        self._mean("preference/accuracy", (chosen > rejected).float())
+        # At the start policy and reference are the same: a tie is half right.
+        self._mean("preference/accuracy", (chosen > rejected).float() + 0.5 * (chosen == rejected))
 
     def _labeled(self, labeled: Labeled, kept: Tensor) -> None:
         desirable = labeled.is_desirable & kept

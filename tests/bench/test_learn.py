@@ -221,6 +221,8 @@ def test_the_command_shows_the_report_in_every_format(monkeypatch: pytest.Monkey
     assert LearnReport.model_validate(json.loads(shown["json"].stdout)) == report
     assert len(json.loads(shown["json"].stdout)["outcomes"]) == 54
     assert "rows[18]" in shown["agent"].stdout
+    quiet = CliRunner().invoke(app, ["bench", "learn", "--format", "quiet"])
+    assert quiet.stdout.split() == list(bench.SEED_ALGORITHMS)
     monkeypatch.setattr(bench, "run_bench", lambda *_, **__: report.model_copy(update={"ok": False}))
     assert CliRunner().invoke(app, ["bench", "learn"]).exit_code == 1
 

@@ -11,7 +11,7 @@ from oxrl_core.datasets.base import load_rows
 from oxrl_core.models.miniature import CHARACTERS
 from oxrl_core.types import Row
 
-NAMES = ("reverse3-pairs", "reverse3-labeled", "digits-text")
+NAMES = ("reverse3-pairs", "reverse3-ranked", "reverse3-labeled", "digits-text")
 
 
 def load(name: str, split: str = "train", seed: int = 0) -> list[Row]:
@@ -47,6 +47,21 @@ def test_every_pair_prefers_the_reversal_to_something_else_of_three_digits(split
         assert len(row["rejected"]) == 3
         assert set(row["rejected"]) <= set("012345")
     assert len({row["rejected"] for row in rows}) > len(rows) // 3  # no wrong answer stands out
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_of_two_ranked_drafts_the_first_is_right_in_more_places_by_its_margin(split: str) -> None:
+    def right(draft: str, prompt: str) -> int:
+        wanted = prompt.removesuffix(">")[::-1] + "$"
+        return sum(a == b for a, b in zip(draft + "$", wanted, strict=False))
+
+    rows = load("reverse3-ranked", split)
+    assert {row["prompt"] for row in rows} == {row["prompt"] for row in load("reverse3", split)}
+    for row in rows:
+        assert row["margin"] == right(row["chosen"], row["prompt"]) - right(row["rejected"], row["prompt"]) > 0
+    almost = [row for row in rows if right(row["rejected"], row["prompt"]) >= 2]
+    assert len(almost) > len(rows) // 4, "a reward model must learn to tell almost right from right"
+    assert {len(row["rejected"]) for row in rows} == {2, 3}
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])

@@ -61,11 +61,13 @@ def test_without_a_scale_the_rewards_are_0_and_not_infinite() -> None:
     assert shaped([drawn(7.0), drawn(7.0)], running, normalize="running") == [0.0, 0.0]
 
 
-def test_penalties_come_before_the_scale_and_the_clip_comes_last() -> None:
-    # 2, 2 - 1 = 1, 2 - 1 - 1 = 0: mean 1, deviation 1, so 1, 0, -1; clipped to 0.6.
-    rollouts = [drawn(2.0), drawn(2.0, 4, "length"), drawn(2.0, 20, "length")]
-    rewards = shaped(rollouts, missing_eos_penalty=1.0, overlong_buffer=4, normalize="running", clip=0.6)
-    assert rewards == [0.6, 0.0, -0.6]
+def test_penalties_come_last_in_the_units_of_the_scale() -> None:
+    # 1, 2, 3: mean 2, deviation 1, so -1, 0, 1; clipped to 0.6; then 1 off for no end, and 1 more for the full length.
+    rollouts = [drawn(1.0), drawn(2.0, 4, "length"), drawn(3.0, 20, "length")]
+    running = RunningMoments()
+    rewards = shaped(rollouts, running, missing_eos_penalty=1.0, overlong_buffer=4, normalize="running", clip=0.6)
+    assert rewards == pytest.approx([-0.6, -1.0, 0.6 - 2.0])
+    assert (running.mean, running.std) == (2.0, 1.0)  # of the verdicts: penalties would widen the scale
 
 
 def test_no_verdict_stays_no_verdict_and_counts_nowhere() -> None:

@@ -25,7 +25,8 @@ from oxrl_core.runs.rundir import RunDir
 RUNNER = Path(__file__).parent / "in_process.py"
 TWO_STEPS = ["train.steps=2"]
 
-pytestmark = pytest.mark.engine
+# The fixtures go through dozens of runs.
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -60,7 +61,7 @@ def play(jobs: list[dict[str, Any]], home: Path) -> list[dict[str, str]]:
         input=json.dumps(jobs),
         capture_output=True,
         text=True,
-        timeout=560,
+        timeout=800,
         check=False,
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -81,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, judge: str) -> dict[str, RunD
         # After two steps hardly a completion is right: learn from those that are right in one place.
         "rft": [f"model.path={sft}", "selection.reward_threshold=0.25"],
         "rlhf": [f"model.path={sft}", f"reward.path={rm}"],
-        "rlaif": [f"model.path={sft}", f"reward.url={judge}"],
+        "rlaif": [f"model.path={sft}", f"reward.url={judge}", "reward.missing_eos_penalty=0"],
     }
     names = sorted(set(all_algorithms()) - {"sft", "rm"})
     found = dict(zip(("sft", "rm"), before, strict=True))
