@@ -42,7 +42,8 @@ def get_metrics(
     ] = 20,
 ) -> MetricsView:
     """Metrics of a run as columns and rows by step, and first, last, min and max of each over all rows. RL: reward/mean
-    and eval/reward should rise, gap/max stay near 0; preferences: preference/accuracy and margin rise. A name that the run lacks is answered with all names it has."""
+    and eval/reward should rise, gap/max stay near 0; preferences: preference/accuracy and margin rise. A name that the
+    run lacks is answered with all names it has."""
     from oxrl_core import api
 
     if not names:
