@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, cast
 
@@ -41,8 +40,10 @@ def code(
     """1 where the completion's program passes every test of its row, else 0; `partial`: the share that it passes.
 
     The program is the last fenced Python block after any thinking, else the whole text. All its tests together have
-    `seconds`, and each of its processes `memory_mib`. A program past its deadline has status "timeout", a completion
-    without one "no_answer", a row without tests "error". Nothing runs where the kernel cannot hold it (`oxrl doctor`).
+    `seconds`, and each of its processes `memory_mib`. A program past its deadline is a wrong one: 0, with the part
+    "late" at 1. Left out of training, it would teach that never ending costs less than failing. A completion without a
+    program has status "no_answer", a row without tests "error". Nothing runs where the kernel cannot hold it (`oxrl
+    doctor`).
     """
     tests = read_tests(rollout.prompt.row)
     program = program_of(rollout.text)
@@ -61,7 +62,7 @@ def code(
         verdicts = run_tests(sandbox, program, tests, deadline, memory_mib)
     except Stopped as stopped:
         if stopped.why == "timeout":
-            return Score(math.nan, "timeout", detail=f"the program was not done within {seconds:g} s")
+            return Score(0.0, "ok", {"tests": 0.0, "late": 1.0}, f"the program was not done within {seconds:g} s")
         verdicts = [False] * len(tests)
     passed = sum(verdicts)
     share = passed / len(tests)

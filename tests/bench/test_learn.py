@@ -135,6 +135,8 @@ def test_ctrl_c_leaves_no_process_and_no_folder_behind(tmp_path: Path) -> None:
         [sys.executable, "-m", "oxrl", "bench", "learn", "sft", "--seeds", "1"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -55,7 +55,7 @@ def test_a_bomb_ends_by_its_deadline_and_the_sandbox_goes_on(name, form, score, 
     started = time.monotonic()
     verdict = score(program, tasks[form], seconds=SECONDS)
     assert time.monotonic() - started < SECONDS + 1.6
-    assert (verdict.status, verdict.value) == ("ok", 0.0) or verdict.status == "timeout"
+    assert (verdict.status, verdict.value) == ("ok", 0.0)
     good = f"def solve(n): return {answers}[n]"
     assert score(good, tasks["calls"]).value == 1.0
     assert sandbox.level is level
