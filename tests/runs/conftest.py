@@ -12,6 +12,8 @@ import pytest
 from oxrl_core.runs import launch, process
 from oxrl_core.runs.rundir import RunDir
 
+sys.path.insert(0, str(Path(__file__).parent))  # run_trees.py, for the tests beside it
+
 MakeRun = Callable[..., RunDir]
 
 

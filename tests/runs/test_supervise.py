@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,96 +9,25 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+from run_trees import (
+    NASTY_TREE,
+    SLEEP,
+    MakeRun,
+    alive_of,
+    end,
+    exists,
+    nasty_pids,
+    open_files,
+    wait_for,
+    wait_until_ended,
+)
 
-from oxrl_core import api
 from oxrl_core.errors import MachineError
 from oxrl_core.runs import launch, process
 from oxrl_core.runs.records import write_json
-from oxrl_core.runs.rundir import RunDir
-from oxrl_core.runs.status import Status
-
-MakeRun = Callable[..., RunDir]
-
-SLEEP = "import time; print('here', flush=True); time.sleep(600)"
-
-# Ignores SIGTERM, has a child in another session, and a double-forked daemon that ignores SIGTERM too and hides its
-# environment. Writes the pids.
-NASTY_TREE = """
-import json, os, signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pids = [os.getpid()]
-pids.append(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
-read_end, write_end = os.pipe()
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        os.write(write_end, str(os.getpid()).encode())
-        os.close(write_end)
-        code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-        os.execve(sys.executable, [sys.executable, "-c", code], {})
-    os._exit(0)
-os.wait()
-pids.append(int(os.read(read_end, 20)))
-with open(sys.argv[0] + ".pids.tmp", "w") as file:
-    json.dump(pids, file)
-os.replace(sys.argv[0] + ".pids.tmp", sys.argv[0] + ".pids")
-time.sleep(600)
-"""
-
-
-def alive_of(run: RunDir) -> list[int]:
-    """The pids that carry the run's id in their environment."""
-    return [identity.pid for identity in process.members_by_run().get(run.run_id, [])]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true value of the condition; an assertion error after the deadline."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
-    return value
-
-
-def wait_until_ended(run: RunDir, seconds: float = 20.0) -> Status:
-    wait_for(lambda: run.status().has_ended, seconds)
-    return run.status()
-
-
-def exists(pid: int) -> bool:
-    identity = process.identify(pid)
-    return identity is not None and process.is_alive(identity)
-
-
-def end(pid: int) -> None:
-    """End and bury a child of the test itself."""
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-
-
-def open_files(pid: int) -> set[str]:
-    """What a process has open, its own wake-up pipe left out."""
-    targets: set[str] = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed a moment ago
-            targets.add(str(link.readlink()))
-    return {target for target in targets if not target.startswith("pipe:")}
-
-
-def script_of(run: RunDir) -> Path:
-    return Path(run.spec()["command"][1])
-
-
-def nasty_pids(run: RunDir) -> list[int]:
-    path = Path(f"{script_of(run)}.pids")
-    wait_for(path.exists)
-    return json.loads(path.read_text())
 
 
 def test_a_driver_that_ends_with_code_0_is_a_finished_run(make_run: MakeRun) -> None:
@@ -309,158 +237,6 @@ def test_killing_the_launcher_at_any_moment_never_leaves_half_a_run(make_run: Ma
         launch.launch(run)
         assert wait_until_ended(run).state == "finished", delay
         assert run.read_logs().lines == ["done"], delay
-
-
-def test_without_its_supervisor_a_run_is_orphaned_and_stop_still_ends_it(make_run: MakeRun) -> None:
-    run = make_run(NASTY_TREE)
-    launch.launch(run)
-    pids = nasty_pids(run)
-    supervisor = run.status().supervisor
-    assert supervisor
-    # Its next heartbeat knows the tree, also the daemon that hides its environment.
-    wait_for(lambda: set(pids) <= {pid for pid, _ in json.loads((run.path / "status.json").read_text())["processes"]})
-    os.kill(supervisor.pid, signal.SIGKILL)
-    wait_for(lambda: not process.is_alive(supervisor))
-    status = run.status()
-    assert status.state == "orphaned" and status.error and status.error["next"]
-    status = launch.stop(run, "tidy up")
-    assert (status.state, status.stop_reason) == ("stopped", "tidy up")
-    assert [pid for pid in pids if exists(pid)] == []
-
-
-def test_two_stops_of_an_orphan_at_once_end_alike(make_run: MakeRun) -> None:
-    run = make_run(SLEEP)
-    launch.launch(run)
-    supervisor = run.status().supervisor
-    assert supervisor
-    os.kill(supervisor.pid, signal.SIGKILL)
-    wait_for(lambda: run.status().state == "orphaned")
-    states: list[str] = []
-    threads = [threading.Thread(target=lambda: states.append(launch.stop(run, "both").state)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert states == ["stopped", "stopped"]
-
-
-def test_a_run_whose_processes_all_vanished_is_lost(make_run: MakeRun) -> None:
-    run = make_run(SLEEP)
-    launch.launch(run)
-    status = run.status()
-    assert status.supervisor and status.driver
-    os.kill(status.supervisor.pid, signal.SIGKILL)
-    os.kill(status.driver.pid, signal.SIGKILL)
-    wait_for(lambda: run.status().state == "lost")
-    assert (run.status().error or {})["code"] == "Lost"
-    assert launch.stop(run, "nothing to do").state == "lost"
-
-
-def test_a_driver_that_ends_after_its_supervisor_has_the_last_word(make_run: MakeRun) -> None:
-    driver = """
-    import sys, time
-    from oxrl_core.runs.rundir import RunDir
-    run = RunDir(sys.argv[1])
-    print("ready", flush=True)
-    time.sleep(1.5)
-    LAST_WORD
-    """
-    words = {
-        "run.write_progress('finished', 3, 3)": "finished",
-        "run.write_error({'code': 'DataError', 'what': 'empty'})": "failed",
-    }
-    for word, state in words.items():
-        run = make_run(textwrap.dedent(driver).replace("LAST_WORD", word))
-        spec = run.spec()
-        write_json(run.path / "spec.json", {**spec, "command": [*spec["command"], str(run.path)]})
-        launch.launch(run)
-        wait_for(lambda run=run: run.read_logs().lines)
-        supervisor = run.status().supervisor
-        assert supervisor
-        os.kill(supervisor.pid, signal.SIGKILL)
-        wait_for(lambda run=run: run.status().state == "orphaned")
-        assert wait_until_ended(run).state == state
-
-
-def test_a_driver_started_by_hand_is_watched_and_stopped_without_a_supervisor(make_run: MakeRun) -> None:
-    driver = """
-    import sys, time
-    from oxrl_core.runs.rundir import RunDir
-    RunDir(sys.argv[1]).write_progress("training", 1, 3)
-    time.sleep(600)
-    """
-    run = make_run(textwrap.dedent(driver))
-    by_hand = subprocess.Popen([*run.spec()["command"], str(run.path)])
-    burial = threading.Thread(target=by_hand.wait)
-    burial.start()
-    wait_for(lambda: run.status().state == "running")
-    assert launch.stop(run, "enough").state == "stopped"
-    burial.join(10)
-    assert by_hand.returncode == -signal.SIGTERM
-
-
-# What a rank of torchrun does to its run: it writes its progress and its last word, and nobody supervises it.
-BY_HAND = """
-import os, sys
-from oxrl_core.runs.rundir import RunDir
-run = RunDir(sys.argv[1])
-"""
-
-
-@pytest.mark.parametrize(
-    ("words", "state"),
-    [
-        ("run.write_progress('training', 2, 3); run.write_progress('finished', 3, 3)", "finished"),
-        ("run.write_progress('training', 2, 3); run.write_error({'code': 'DataError', 'what': 'empty'})", "failed"),
-        ("run.write_error({'code': 'DataError', 'what': 'empty'})", "failed"),  # before it could begin
-        ("run.write_progress('training', 2, 3); run.write_progress('stopped', 2, 3)", "stopped"),
-        ("run.write_progress('training', 2, 3); os._exit(9)", "lost"),
-    ],
-)
-def test_a_run_started_by_hand_ends_as_its_own_last_word_says(make_run: MakeRun, words: str, state: str) -> None:
-    run = make_run(BY_HAND + words, created_at=time.time() - 3600)
-    subprocess.run([*run.spec()["command"], str(run.path)], timeout=60, check=False)
-    status = run.status()
-    assert (status.state, status.started_at is not None, status.ended_at is not None) == (state, True, True)
-    assert (status.error or {}).get("code", "") == {"failed": "DataError", "lost": "Lost"}.get(state, "")
-    assert [view.state for view in api.list_runs(home=run.home).runs] == [state]
-    assert api.get_run(run.run_id, home=run.home).state == state
-
-
-def test_a_process_that_stops_its_own_run_survives_and_so_do_its_children(make_run: MakeRun) -> None:
-    """As a notebook does that writes progress itself, or a supervisor in a test."""
-    code = """
-import os, subprocess, sys
-from oxrl_core.runs import launch, process
-from oxrl_core.runs.records import write_json
-from oxrl_core.runs.rundir import RunDir
-
-child = subprocess.Popen(["sleep", "600"])
-try:
-    driven, supervised = RunDir(sys.argv[1]), RunDir(sys.argv[2])
-    driven.write_progress("training", 1, 3)
-    me = process.identify(os.getpid()).as_dict()
-    write_json(supervised.path / "status.json", {"state": "running", "supervisor": me})
-    states = [launch.stop(run, "enough").state for run in (driven, supervised)]
-    print(*states, child.poll())
-finally:
-    child.kill()
-"""
-    runs = [str(make_run().path) for _ in range(2)]
-    done = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "stopped stopped None\n"), done.stderr
-
-
-def test_a_deaf_supervisor_is_replaced_by_who_stops(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TERM_SECONDS", "KILL_SECONDS", "_ANSWER_SECONDS"):  # together: how long it is waited for
-        monkeypatch.setattr(launch, name, 0.5)
-    run = make_run(SLEEP)
-    launch.launch(run)
-    status = run.status()
-    assert status.supervisor and status.driver
-    os.kill(status.supervisor.pid, signal.SIGSTOP)
-    assert launch.stop(run, "enough", grace=0.0).state == "stopped"
-    assert not process.is_alive(status.supervisor) and not process.is_alive(status.driver)
 
 
 def test_a_spent_budget_stops_the_run_with_an_alert(make_run: MakeRun) -> None:
