@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Read while torch, vLLM, DeepSpeed and Ray are imported, so set before any test is.
@@ -26,6 +27,10 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+# A property holds or not; how long an example takes on a busy machine is no part of it (benchmarks/ measure speed).
+hypothesis.settings.register_profile("oxrl", deadline=None)
+hypothesis.settings.load_profile("oxrl")
 
 
 @pytest.fixture(autouse=True)
