@@ -168,6 +168,10 @@ def run_bench(
     """Runs every named recipe with every seed, one process after the other, in a home that is removed afterwards."""
     algorithms = chosen(names)
     started = time.monotonic()
+    # Whoever ends this process (a time limit, an agent) ends its runs with it, as Ctrl-C does, in a shell that has
+    # Ctrl-C switched off too.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="oxrl-bench-"))
     outcomes: list[Outcome] = []
     try:

@@ -130,13 +130,12 @@ def test_a_deadline_ends_the_process_and_says_so(tmp_path: Path) -> None:
     assert not living(tmp_path)
 
 
-def test_ctrl_c_leaves_no_process_and_no_folder_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_end_from_outside_leaves_no_process_and_no_folder_behind(number: int, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "oxrl", "bench", "learn", "sft", "--seeds", "1"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -145,7 +144,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder_behind(tmp_path: Path) -> None:
     while not living(tmp_path):
         assert time.monotonic() < deadline, "the process of the bench never started"
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "interrupted" in said
