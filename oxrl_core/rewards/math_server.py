@@ -52,7 +52,7 @@ class Checker:
                 return "unreadable", f"{side}: no mathematics in it"
         try:
             same = self.library.verify(*sides, timeout_seconds=None, strict=True, raise_on_error=True)
-        except RecursionError:
+        except (RecursionError, MemoryError):  # nobody has compared them: that must not read as "different"
             raise
         except Exception:  # e.g. an interval compared with a matrix: not the same thing
             same = False

@@ -213,3 +213,16 @@ def test_soft_math(text: str, value: float, status: str) -> None:
 
 def test_soft_math_without_a_number_to_compare_with_is_an_error() -> None:
     assert judge(r"\boxed{1}", "x+1", name="soft_math").status == "error"
+
+
+def test_a_comparison_that_runs_out_of_memory_is_nobodys_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    from oxrl_core.rewards.math_server import Checker
+
+    def out_of_memory(*_: object, **__: object) -> bool:
+        raise MemoryError
+
+    checker = Checker()
+    assert checker.is_equal("$x+1$", "$1+x$") == ("equal", "")
+    monkeypatch.setattr(checker.library, "verify", out_of_memory)
+    with pytest.raises(MemoryError):  # the server answers it with "too_large"; "different" would be a false zero
+        checker.is_equal("$x+1$", "$1+x$")
