@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from oxrl_core.runs import process
+from oxrl_core.runs import launch, process
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status
 
@@ -90,3 +91,14 @@ def nasty_pids(run: RunDir) -> list[int]:
     path = Path(f"{script_of(run)}.pids")
     wait_for(path.exists)
     return json.loads(path.read_text())
+
+
+def stop_twice(run: RunDir) -> list[str]:
+    """The states that two callers get who stop the run at the same moment."""
+    states: list[str] = []
+    threads = [threading.Thread(target=lambda: states.append(launch.stop(run, "both").state)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return states

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from run_trees import NASTY_TREE, SLEEP, MakeRun, exists, nasty_pids, wait_for, wait_until_ended
+from run_trees import NASTY_TREE, SLEEP, MakeRun, exists, nasty_pids, stop_twice, wait_for, wait_until_ended
 
 from oxrl_core import api
 from oxrl_core.runs import launch, process
@@ -43,13 +43,7 @@ def test_two_stops_of_an_orphan_at_once_end_alike(make_run: MakeRun) -> None:
     assert supervisor
     os.kill(supervisor.pid, signal.SIGKILL)
     wait_for(lambda: run.status().state == "orphaned")
-    states: list[str] = []
-    threads = [threading.Thread(target=lambda: states.append(launch.stop(run, "both").state)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert states == ["stopped", "stopped"]
+    assert stop_twice(run) == ["stopped", "stopped"]
 
 
 def test_a_run_whose_processes_all_vanished_is_lost(make_run: MakeRun) -> None:

@@ -21,6 +21,7 @@ from run_trees import (
     exists,
     nasty_pids,
     open_files,
+    stop_twice,
     wait_for,
     wait_until_ended,
 )
@@ -175,13 +176,7 @@ def test_two_stops_at_once_end_alike(make_run: MakeRun) -> None:
     run = make_run(NASTY_TREE)
     launch.launch(run)
     pids = nasty_pids(run)
-    states: list[str] = []
-    threads = [threading.Thread(target=lambda: states.append(launch.stop(run, "both").state)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert states == ["stopped", "stopped"]
+    assert stop_twice(run) == ["stopped", "stopped"]
     assert [pid for pid in pids if exists(pid)] == []
 
 
