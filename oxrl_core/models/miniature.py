@@ -61,8 +61,18 @@ SMALL_TEXT: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+_SMALL_GEMMA: dict[str, Any] = {"head_dim": SMALL_HEAD, "query_pre_attn_scalar": SMALL_HEAD, "sliding_window": 8}
 # model_type -> what has to shrink besides. qwen3: head_dim does not follow from hidden_size.
-SMALL_BY_TYPE: dict[str, dict[str, Any]] = {"qwen2": {}, "qwen3": {"head_dim": SMALL_HEAD}, "llama": {}}
+SMALL_BY_TYPE: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {"head_dim": SMALL_HEAD},
+    "llama": {},
+    "mistral": {"head_dim": SMALL_HEAD},
+    "gemma2": _SMALL_GEMMA,
+    # Two layers of its pattern of six would both be sliding ones.
+    "gemma3_text": {**_SMALL_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    "phi3": {},
+}
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0 (pad), 1, 2 (EOS)
 # 61 merges of frequent pairs, written out so that the vocabulary (3 + 256 + 61 = 320) is the same on every machine.
@@ -150,6 +160,10 @@ def shrink(architecture: dict[str, Any]) -> dict[str, Any]:
     small = {**architecture, **SMALL_TEXT, **SMALL_BY_TYPE[model_type]}
     if "head_dim" in architecture:
         small["head_dim"] = SMALL_HEAD
+    scaling = architecture.get("rope_scaling")
+    if scaling and "long_factor" in scaling:  # one factor for each pair of dimensions that turns
+        pairs = int(SMALL_HEAD * architecture.get("partial_rotary_factor", 1.0)) // 2
+        small["rope_scaling"] = {**scaling, **{key: scaling[key][:pairs] for key in ("short_factor", "long_factor")}}
     return small
 
 

@@ -53,6 +53,12 @@ _LINEAR = {
     "linear_value_head_dim": 16,
     "rope_parameters": _QWEN_3_5_ROPE,
 }
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
 _SIGLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 # model_type -> what replaces the values of its config.json; mappings are merged, except for those of REPLACED.
 SMALL_MEDIA: dict[str, dict[str, Any]] = {
@@ -81,6 +87,11 @@ SMALL_MEDIA: dict[str, dict[str, Any]] = {
         "vision_config": {**_QWEN_3_VISION, "deepstack_visual_indexes": [0]},
     },
     "qwen3_5": {**_QWEN_TOKENS, "text_config": {**_HEADED, **_LINEAR}, "vision_config": _QWEN_3_VISION},
+    "qwen3_5_moe": {
+        **_QWEN_TOKENS,
+        "text_config": {**_HEADED, **_LINEAR, **_EXPERTS},
+        "vision_config": _QWEN_3_VISION,
+    },
     "gemma3": {
         "image_token_index": 322,
         "boi_token_index": 320,
@@ -122,7 +133,8 @@ _QWEN_PIECES = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_
 # model_type -> its tokens from FIRST_PLACEHOLDER on, and what its chat template writes for a picture or sound.
 TOKENS: dict[str, tuple[list[str], str]] = {
     **dict.fromkeys(
-        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"), (_QWEN_PIECES, "<|vision_start|><|image_pad|><|vision_end|>")
+        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen3_5_moe"),
+        (_QWEN_PIECES, "<|vision_start|><|image_pad|><|vision_end|>"),
     ),
     "gemma3": (["<start_of_image>", "<end_of_image>", "<image_soft_token>"], "<start_of_image>"),
     "idefics3": (["<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>"], "<image>"),
@@ -151,6 +163,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {**_CLIP, "patch_size": 14},
     "qwen3_vl": {**_CLIP, **_HALVES, "patch_size": 16},
     "qwen3_5": {**_CLIP, **_HALVES, "patch_size": 16},
+    "qwen3_5_moe": {**_CLIP, **_HALVES, "patch_size": 16},
     "gemma3": {**_HALVES, "size": {"height": 56, "width": 56}, "image_processor_type": "Gemma3ImageProcessor"},
     "idefics3": {
         **_HALVES,

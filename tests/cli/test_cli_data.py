@@ -130,7 +130,7 @@ def test_inspect_shows_what_the_model_reads_and_what_is_trained_on(oxrl: Command
 
 
 def test_on_a_terminal_what_is_trained_on_is_green() -> None:
-    from oxrl_core.cli.data import _draw
+    from oxrl_core.cli.commands.data import _draw
     from oxrl_core.cli.tables import drawn
     from oxrl_core.runs.data import DataInspection, ShownExample, ShownRow, Span
 

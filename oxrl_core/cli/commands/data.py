@@ -10,13 +10,12 @@ import typer
 
 from oxrl_core.cli.command import command
 from oxrl_core.cli.render import Format, Output
+from oxrl_core.cli.root import group
 
 if TYPE_CHECKING:
     from oxrl_core.runs.data import DataInspection, DataProblems, ShownExample, ShownRow
 
-data_app = typer.Typer(
-    help="Data: look at rows, find bad ones, write them in one form.", no_args_is_help=True, rich_markup_mode=None
-)
+data_app = group("data", "Data: look at rows, find bad ones, write them in one form.")
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="CONFIG|DATASET", help="A YAML file, a recipe, a dataset (oxrl datasets), or a file.")
