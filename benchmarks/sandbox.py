@@ -4,8 +4,8 @@
 
 One judge, one execution at a time, on one core where the system lets a process choose. Both are measured in turns, so
 that a busy machine slows both; the processor time (judge, fork server and children) hardly depends on company, and its
-inverse is what one core can do. Past a limit (p50 of the wall time, executions a second of processor time) the exit
-code is 1.
+inverse is what one core can do. "fast" is the interpreter tier, where pydantic-monty is installed; the other forms do
+without it. Past a limit (p50 of the wall time, executions a second of processor time) the exit code is 1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from oxrl_core.rewards.code import code
+from oxrl_core.rewards.sandbox.fast import interpreter_version, shared_interpreter
 from oxrl_core.rewards.sandbox.pool import shared_sandbox
 from oxrl_core.types import Prompt, Rollout
 
@@ -27,13 +28,20 @@ SOLUTION = "def common(a, b):\n    return sorted(set(a) & set(b))\n"
 CASES = [([1, 4, 3, 34, 653, 2, 5], [5, 7, 1, 5, 9, 653], [1, 5, 653]), ([5, 3, 2], [3, 2], [2, 3]), ([], [1], [])]
 ROWS = {
     "calls": {"tests": [{"function": "common", "args": [a, b], "expected": c} for a, b, c in CASES]},
-    "test code": {
+    "check": {
         "prompt": "def common(a, b):\n    '''Sorted unique common elements.'''\n",
         "test": "def check(candidate):\n" + "".join(f"    assert candidate({a}, {b}) == {c}\n" for a, b, c in CASES),
         "entry_point": "common",
     },
+    "test code": {  # not asserts of calls alone: it runs in a process of its own
+        "prompt": "def common(a, b):\n    '''Sorted unique common elements.'''\n",
+        "test": "def check(candidate):\n"
+        + "".join(f"    assert list(candidate({a}, {b})) == {c}\n" for a, b, c in CASES),
+        "entry_point": "common",
+    },
     "program": {"inputs": ["3 1\n"], "outputs": ["1 3\n"]},
 }
+FAST = {"fast calls": "calls", "fast program": "program"}
 PROGRAM = "print(*sorted(map(int, input().split())))\n"
 
 
@@ -48,8 +56,7 @@ def processor_seconds() -> float:
     """What this process, the fork server, and every child that has ended have used so far."""
     times = os.times()
     total = times.user + times.system + times.children_user + times.children_system
-    process = shared_sandbox().process
-    pids = [process.pid] if process else []
+    pids = [one.pid for one in (shared_sandbox().process, shared_interpreter().process) if one]
     for pid in pids:
         folder = Path(f"/proc/{pid}")
         fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
@@ -58,12 +65,13 @@ def processor_seconds() -> float:
     return total
 
 
-def seconds_in_sandbox(rollout: Rollout) -> float:
+def seconds_in_sandbox(rollout: Rollout, *, fast: bool) -> float:
     """Wall seconds of one verdict."""
     started = time.perf_counter()
-    verdict = code(rollout)
+    verdict = code(rollout, interpreter=fast)
     seconds = time.perf_counter() - started
     assert verdict.value == 1.0, verdict.detail
+    assert fast == verdict.detail.endswith("monty"), verdict.detail
     return seconds
 
 
@@ -86,35 +94,36 @@ def main() -> int:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the fork server and its children inherit it
-    rollouts = {form: rollout_for(form) for form in ROWS}
-    taken: dict[str, list[float]] = {form: [] for form in [*ROWS, "plain"]}
+    fast = FAST if interpreter_version() else {}
+    rollouts = {form: rollout_for(fast.get(form, form)) for form in [*ROWS, *fast]}
+    taken: dict[str, list[float]] = {form: [] for form in [*rollouts, "plain"]}
     used = dict.fromkeys(taken, 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        for rollout in rollouts.values():
-            seconds_in_sandbox(rollout)  # the first one starts the fork server
+        for form, rollout in rollouts.items():
+            seconds_in_sandbox(rollout, fast=form in fast)  # the first one starts the fork server
         seconds_plain(Path(folder))
         before = processor_seconds()
         for _ in range(arguments.rounds):
             for form, seconds in taken.items():
                 is_plain = form == "plain"
-                seconds.append(seconds_plain(Path(folder)) if is_plain else seconds_in_sandbox(rollouts[form]))
+                seconds.append(
+                    seconds_plain(Path(folder)) if is_plain else seconds_in_sandbox(rollouts[form], fast=form in fast)
+                )
                 now = processor_seconds()
                 used[form], before = used[form] + now - before, now
-    print(f"sandbox: {shared_sandbox().level}; {arguments.rounds} rounds on one core")
+    held = f"{shared_sandbox().level}; {shared_interpreter().describe()}"
+    print(f"sandbox: {held}; {arguments.rounds} rounds on one core")
     plain = statistics.median(taken["plain"])
     is_within = True
     for form, seconds in taken.items():
         median, late = statistics.median(seconds), sorted(seconds)[int(0.95 * len(seconds))]
         processor = used[form] / len(seconds)
         print(
-            f"{form:10} p50 {median * 1e3:6.2f} ms  p95 {late * 1e3:6.2f} ms  {len(seconds) / sum(seconds):4.0f}/s  "
+            f"{form:12} p50 {median * 1e3:6.2f} ms  p95 {late * 1e3:6.2f} ms  {len(seconds) / sum(seconds):4.0f}/s  "
             f"processor {processor * 1e3:5.2f} ms, {1 / processor:4.0f}/s  {plain / median:5.2f} times as fast as plain"
         )
-        # Test code takes two processes, and so counts as two executions.
-        executions = 2 if form == "test code" else 1
         if form != "plain":
-            is_within &= median * 1e3 <= arguments.limit_ms * executions
-            is_within &= executions / processor >= arguments.least_per_second
+            is_within &= median * 1e3 <= arguments.limit_ms and 1 / processor >= arguments.least_per_second
     return 0 if is_within else 1
 
 

@@ -1,31 +1,63 @@
-"""`oxrl-mcp`: serves MCP over stdin and stdout until the client closes them."""
+"""`oxrl-mcp`: serves MCP over stdin and stdout until the client closes them, or over HTTP."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
+import threading
+
+HELP = (
+    "oxrl-mcp speaks the Model Context Protocol on stdin and stdout. It is started by an MCP client (Claude Code, "
+    "gemini-cli, ...); docs/mcp.md shows the settings.\n\n"
+    "Environment: OXRL_HOME (where runs live), OXRL_MCP_MAX_WAIT_SECONDS (longest wait of watch_run), "
+    "OXRL_MCP_TOOLSETS, OXRL_MCP_READ_ONLY, OXRL_MCP_MAX_GPU_HOURS, OXRL_MCP_ASK_ABOVE_GPU_HOURS, "
+    "OXRL_MCP_MAX_CONCURRENT_RUNS, OXRL_MCP_ROOTS (what a tool may and may not do), OXRL_MCP_TOKEN (with --http)."
+)
 
 
 def main() -> None:
     """Serves until end of file; runs that were launched go on without the server."""
-    if len(sys.argv) > 1:
-        # A terminal user who types `oxrl-mcp --help` must not be left in front of a silent protocol stream.
-        wanted_help = sys.argv[1] in ("-h", "--help")
-        print(
-            "oxrl-mcp speaks the Model Context Protocol on stdin and stdout and takes no arguments.\n"
-            "It is started by an MCP client (Claude Code, gemini-cli, ...); docs/mcp.md shows the settings.\n"
-            "Environment: OXRL_HOME (where runs live), OXRL_MCP_MAX_WAIT_SECONDS (longest wait of watch_run).",
-            file=sys.stdout if wanted_help else sys.stderr,
-        )
-        sys.exit(0 if wanted_help else 2)
+    # A terminal user who types `oxrl-mcp --help` must not be left in front of a silent protocol stream.
+    parser = argparse.ArgumentParser(prog="oxrl-mcp", description=HELP)
+    parser.add_argument("--http", type=int, metavar="PORT", help="serve streamable HTTP there instead; needs a token")
+    parser.add_argument("--host", default="127.0.0.1", help="with --http: address to listen on (127.0.0.1)")
+    arguments = parser.parse_args()
     # Importing the SDK makes half a million objects and no garbage: looking for some would take a tenth of the start.
     gc.disable()
     from mcp_server.server import build_server
+    from oxrl_core.errors import OxrlError
 
-    server = build_server()
-    gc.freeze()
-    gc.enable()
-    server.run()
+    try:
+        server = build_server()
+        gc.freeze()
+        gc.enable()
+        # Beside the first messages: a run whose supervisor died while nobody looked gets another one.
+        threading.Thread(target=_adopt_orphans, daemon=True).start()
+        if arguments.http is None:
+            server.run()
+        else:
+            from mcp_server.http import serve
+
+            serve(server, arguments.host, arguments.http)
+    except OxrlError as error:
+        print(f"oxrl-mcp: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _adopt_orphans() -> None:
+    import sqlite3
+
+    from oxrl_core import api
+    from oxrl_core.errors import OxrlError
+
+    try:
+        adopted = api.adopt_orphans()
+    except (OxrlError, OSError, sqlite3.Error) as error:  # every tool that needs the home says it
+        print(f"oxrl-mcp: runs were not looked through: {error}", file=sys.stderr)
+        return
+    if adopted:
+        print(f"oxrl-mcp: supervised again: {', '.join(adopted)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

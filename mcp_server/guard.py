@@ -1,69 +1,134 @@
 """The one middleware: what the SDK lets pass and a calling model should not meet.
 
-Before a call: unknown arguments and values of the wrong kind are answered with what would be right. After it: secrets
-are masked, and an answer that would flood the model's context is replaced by the advice how to ask for less.
+Before a call: unknown tools and arguments and values of the wrong kind are answered with what would be right. After it:
+secrets are masked, an answer that would flood the model's context is replaced by the advice how to ask for less, and a
+line goes to the audit log. What leaves as a resource, a prompt or a completion passes here as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.types import CallToolResult
 from pydantic import BaseModel, ValidationError
 
+from mcp_server.audit import write_entry
 from mcp_server.catalogue import compact_json, refusal
+from oxrl_core.errors import OxrlError
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver.tools import Tool
 
-    from mcp_server.catalogue import ToolFacts
-    from mcp_server.redact import Redactor
+    from mcp_server.server import Surface
+    from oxrl_core.redact import Redactor
 
 TOLERATED_ARGUMENTS = {"wait_for_previous"}  # gemini-cli adds it to every tool and sends it along
 LONGEST_ANSWER = 24_000  # characters, about 8,000 tokens; hosts cut or divert from about 40,000 on
 LONGEST_ECHO = 80  # characters of a caller's own word that an error repeats
+READING_METHODS = ("resources/read", "prompts/get", "completion/complete")
 
 
-def make_guard(tools: Mapping[str, Tool], facts: Mapping[str, ToolFacts], redactor: Redactor) -> ServerMiddleware[Any]:
+def make_guard(surface: Surface, redactor: Redactor) -> ServerMiddleware[Any]:
     """The middleware for these tools."""
 
     async def guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        if ctx.method != "tools/call":
+        if ctx.method != "tools/call" and ctx.method not in READING_METHODS:
             return await call_next(ctx)
-        parameters = dict(ctx.params or {})
-        name = str(parameters.get("name", ""))
-        arguments = {
-            key: value
-            for key, value in dict(parameters.get("arguments") or {}).items()
-            if key not in TOLERATED_ARGUMENTS
-        }
-        mistake = _mistake(name, arguments, tools)
-        if mistake is not None:
-            return _safe(_wire(mistake), name, redactor)
-        rest = dataclasses.replace(ctx, params={**parameters, "arguments": arguments})
-        return _capped(_safe(_wire(await call_next(rest)), name, redactor), name, facts[name].ask_less)
+        began, parameters = time.perf_counter(), _mapping(ctx.params)
+        name = str(parameters.get("name") or "")
+        arguments = _mapping(parameters.get("arguments"))
+        error, size = "Interrupted", 0  # where the client has gone before there was an answer
+        try:
+            if ctx.method == "tools/call":
+                result = await _call(ctx, call_next, parameters, surface, redactor)
+            else:
+                result = redactor.tree(_wire(await call_next(ctx)))
+            error, size = _outcome(result)
+            return result
+        except Exception as raised:
+            error = type(raised).__name__
+            raise
+        finally:
+            named = {**arguments, **({"uri": parameters["uri"]} if "uri" in parameters else {})}
+            write_entry(ctx.method, name, named, _client_of(ctx), time.perf_counter() - began, size, error)
 
     return guard
 
 
-def _mistake(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> CallToolResult | None:
+async def _call(
+    ctx: ServerRequestContext[Any, Any],
+    call_next: CallNext,
+    parameters: dict[str, Any],
+    surface: Surface,
+    redactor: Redactor,
+) -> dict[str, Any]:
+    name = str(parameters.get("name") or "")
+    given = parameters.get("arguments")
+    if given is not None and not isinstance(given, dict):
+        kind = type(given).__name__
+        return _wire(refusal("ConfigError", f"arguments are a {kind}", name[:LONGEST_ECHO], "send a JSON object"))
+    arguments = {key: value for key, value in _mapping(given).items() if key not in TOLERATED_ARGUMENTS}
+    mistake = _mistake(name, arguments, surface)
+    if mistake is not None:
+        return _safe(_wire(mistake), name, redactor)
+    rest = dataclasses.replace(ctx, params={**parameters, "arguments": arguments})
+    result = _wire(await call_next(rest))
+    if "content" not in result:  # the host is asked something first
+        return cast("dict[str, Any]", redactor.tree(result)) if "inputRequests" not in result else result
+    return _capped(_safe(result, name, redactor), name, surface.offered[name].ask_less)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else {}
+
+
+def _client_of(ctx: ServerRequestContext[Any, Any]) -> str:
+    parameters = ctx.session.client_params
+    return parameters.client_info.name if parameters is not None else ""
+
+
+def _outcome(result: dict[str, Any]) -> tuple[str, int]:
+    """The code of the error, empty where there is none, and how many characters the answer has."""
+    blocks: list[dict[str, Any]] = result.get("content") or []
+    texts = [str(block.get("text", "")) for block in blocks]
+    if not blocks:
+        return "", len(str(result))
+    if not result.get("isError"):
+        return "", sum(map(len, texts))
+    try:
+        return str(json.loads(texts[0]).get("code", "Error")), len(texts[0])
+    except (ValueError, AttributeError, IndexError):
+        return "Error", sum(map(len, texts))
+
+
+def _mistake(name: str, arguments: dict[str, Any], surface: Surface) -> CallToolResult | None:
     """The tool error for a call that cannot be right; none where it can."""
     # Here and not at the top: the server must answer `initialize` before it reads configuration code.
     from oxrl_core.suggest import did_you_mean
 
-    if name not in tools:
-        shown = name[:LONGEST_ECHO]
+    shown = name[:LONGEST_ECHO]
+    if name in surface.withheld:
+        why, then = surface.withheld[name]
+        return refusal("NotOffered", f"{name} is not offered: {why}", name, then)
+    if name not in surface.tools:
         return refusal(
             "NotFoundError",
-            f"there is no tool {shown!r}.{did_you_mean(shown, tools)}",
+            f"there is no tool {shown!r}.{did_you_mean(shown, surface.tools)}",
             "",
-            f"call one of: {', '.join(tools)}",
+            f"call one of: {', '.join(surface.tools)}",
         )
-    known: dict[str, Any] = tools[name].parameters["properties"]
+    return _wrong_argument(name, arguments, surface.tools[name])
+
+
+def _wrong_argument(name: str, arguments: dict[str, Any], tool: Tool) -> CallToolResult | None:
+    from oxrl_core.suggest import did_you_mean
+
+    known: dict[str, Any] = tool.parameters["properties"]
     for key in arguments:
         if key not in known:
             shown = key[:LONGEST_ECHO]
@@ -75,15 +140,22 @@ def _mistake(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) ->
                 takes,
             )
     try:
-        tools[name].fn_metadata.validate_arguments(arguments)
+        tool.fn_metadata.validate_arguments(arguments)
     except ValidationError as error:
         problems = [(".".join(str(part) for part in one["loc"]), one["msg"]) for one in error.errors(include_url=False)]
         return refusal(
             "ConfigError",
-            "; ".join(f"{where}: {message}" for where, message in problems),
+            "; ".join(f"{where}: {message}" for where, message in problems[:5])[:1000],
             f"{name}.{problems[0][0]}",
             f"mend the argument and call {name} again",
         )
+    from mcp_server.confinement import check_arguments
+    from mcp_server.policy import current_policy
+
+    try:
+        check_arguments(arguments, current_policy())
+    except OxrlError as error:
+        return refusal(type(error).__name__, error.what, error.where, error.next_step)
     return None
 
 
@@ -96,11 +168,13 @@ def _wire(result: Any) -> dict[str, Any]:
 
 def _safe(result: dict[str, Any], name: str, redactor: Redactor) -> dict[str, Any]:
     """The result without secrets; where it is structured, its text is made anew from the masked object."""
+    blocks: list[dict[str, Any]] = result.get("content", [])
     if result.get("structuredContent") is not None:
         result["structuredContent"] = redactor.tree(result["structuredContent"])
-        result["content"] = [{"type": "text", "text": compact_json(result["structuredContent"])}]
+        text = {"type": "text", "text": compact_json(result["structuredContent"])}
+        result["content"] = [text, *(block for block in blocks if block.get("type") != "text")]
         return result
-    for block in result.get("content", []):
+    for block in blocks:
         if block.get("type") == "text":
             block["text"] = _masked_error(str(block["text"]).removeprefix(f"Error executing tool {name}: "), redactor)
     return result

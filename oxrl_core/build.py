@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -15,21 +15,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
+from oxrl_core.config.beside import reward_model_params
 from oxrl_core.data.chat import RenderNotes
 from oxrl_core.data.examples import row_example
 from oxrl_core.data.render import RENDERERS, pair_up, render_prompt
 from oxrl_core.data.spans import CHECKED_ITEMS, check_masks
 from oxrl_core.data.stream import RenderedStream, RowStream, rendered
 from oxrl_core.datasets.base import read_rows
-from oxrl_core.errors import ConfigError, DataError, MachineError
+from oxrl_core.errors import DataError, MachineError
 from oxrl_core.rewards.base import Reward, get_reward
-from oxrl_core.rewards.self_test import self_test
+from oxrl_core.rewards.composite import Together
+from oxrl_core.rewards.judge import Judge
+from oxrl_core.rewards.self_test import rests_on, self_test
 from oxrl_core.rollout.sampler import Sampler
 from oxrl_core.rollout.verify import FINGERPRINT_LIMITS, GAP_LIMITS, probe_row
 from oxrl_core.rollout.worker import window
 from oxrl_core.train.cluster import Cluster
+from oxrl_core.train.draw import Draws
 from oxrl_core.train.groups import WorkerGroup, start_group
+from oxrl_core.train.pipeline import Pipeline
+from oxrl_core.train.recorded import RecordedSampler, records_of
 from oxrl_core.train.reference_cache import ReferenceCache
+from oxrl_core.train.rl import REMEMBERED_REWARDS
 from oxrl_core.train.verdicts import judge
 from oxrl_core.types import Progress, Prompt, Rollout, Row
 
@@ -53,10 +60,16 @@ class Parts:
     stream: RenderedStream[Any]  # of prompts, examples, pairs or labeled rows
     eval_examples: list[Any]  # held-out examples, pairs or labeled examples; empty where rewards are what is evaluated
 
-    def is_evaluation_due(self, step: int) -> bool:
+    def is_evaluation_due(self, progress: Progress) -> bool:
         """Every `eval_every` steps, and after the last one."""
         every = self.config.train.eval_every
-        return step == self.total_steps or (every > 0 and step % every == 0)
+        return progress.step == self.total_steps or (every > 0 and progress.step % every == 0)
+
+    def save_extra(self, folder: Path) -> None:
+        """Writes what a resume needs beside the ranks' shares and the progress into a checkpoint that is being made."""
+
+    def load_extra(self, folder: Path) -> None:
+        """Takes back what save_extra wrote."""
 
     def close(self) -> None:
         """Ends the workers, then the cluster if it is ours."""
@@ -76,31 +89,36 @@ class SlParts(Parts):
 class RlParts(Parts):
     """What the RL loop takes."""
 
-    sampler: Sampler
+    sampler: Sampler | RecordedSampler
+    draws: Draws
     eval_prompts: list[Prompt]
     reward: Reward
+    judge: Callable[[Sequence[Rollout]], None]  # writes a score onto each rollout, within the deadline of a step
     probe_row: list[int]
     gap_limit: float
     fingerprint_limit: float
-    recent_rewards: deque[float] = field(default_factory=lambda: deque(maxlen=10))
 
-    def judge(self, rollouts: Sequence[Rollout]) -> None:
-        """Writes a score onto each rollout, within the deadline of a step."""
-        judge(self.reward, rollouts, self.config.reward.timeout_seconds)
-
-    def is_good_enough(self) -> bool:
+    def is_good_enough(self, progress: Progress) -> bool:
         """Whether the mean reward of the last 10 steps has reached `train.stop_at_reward`."""
-        goal, recent = self.config.train.stop_at_reward, self.recent_rewards
-        return goal is not None and len(recent) == recent.maxlen and sum(recent) / len(recent) >= goal
+        goal, recent = self.config.train.stop_at_reward, progress.recent_rewards
+        return goal is not None and len(recent) == REMEMBERED_REWARDS and sum(recent) / len(recent) >= goal
 
-    def is_evaluation_due(self, step: int) -> bool:
-        return super().is_evaluation_due(step) or self.is_good_enough()
+    def is_evaluation_due(self, progress: Progress) -> bool:
+        return super().is_evaluation_due(progress) or self.is_good_enough(progress)
 
-    def is_sync_due(self, step: int) -> bool:
+    def is_sync_due(self, progress: Progress) -> bool:
         """Every `rollout.sync_every` steps, and after the last one: the last evaluation is of the last weights."""
-        return step % self.config.rollout.sync_every == 0 or step == self.total_steps or self.is_good_enough()
+        is_last = progress.step == self.total_steps or self.is_good_enough(progress)
+        return is_last or progress.step % self.config.rollout.sync_every == 0
+
+    def save_extra(self, folder: Path) -> None:
+        self.draws.save(folder)
+
+    def load_extra(self, folder: Path) -> None:
+        self.draws.load(folder)
 
     def close(self) -> None:
+        self.draws.close()
         self.sampler.close()
         if self.reward.service is not None:
             self.reward.service.close()
@@ -109,11 +127,11 @@ class RlParts(Parts):
 
 def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     """The parts of a supervised run: learner on Ray, in this process, or as one rank of torchrun."""
-    cluster, model_folder, tokenizer = _foundation(config, run)
+    cluster, model_folder, tokenizer = foundation(config, run)
     algorithm = get_algorithm(config.algorithm.name)
     notes = RenderNotes()
-    reader = _media_reader(model_folder, tokenizer)
-    render = _renderer(RENDERERS[algorithm.lesson], reader, tokenizer=tokenizer, data=config.data, notes=notes)
+    reader = media_reader(model_folder, tokenizer)
+    render = renderer(RENDERERS[algorithm.lesson], reader, tokenizer=tokenizer, data=config.data, notes=notes)
     if algorithm.signals == "ScoredPairs":
         render = partial(render, ends_with_eos=True)
     rows, bad = _row_stream(config, progress)
@@ -126,10 +144,10 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     is_counted = gives_several and config.train.steps is None
     rows_per_epoch = stream.count_items() if is_counted else stream.rows_per_epoch
     total_steps = _total_steps(config, rows_per_epoch, config.train.rows_per_step)
-    learner = _start_learner(config, run, model_folder, total_steps, cluster)
+    learner = start_learner(config, run, model_folder, total_steps, cluster)
     learner.ready()
     render_again = partial(render, notes=RenderNotes())  # the rows of training alone are counted
-    eval_examples = _held_out(config, render_again, bad)
+    eval_examples = held_out(config, render_again, bad)
     prepare: Callable[[list[Any]], list[Any]] = list
     if algorithm.lesson == "labeled":
         prepare = partial(pair_up, max_length=config.data.max_length)
@@ -150,40 +168,62 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     )
 
 
-def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
-    """The parts of an RL run: learner and sampler start side by side, on a shared GPU one after the other."""
+def build_rl(config: Config, run: RunDir, progress: Progress, recorded: Path | None = None) -> RlParts:
+    """The parts of an RL run: learner and sampler start side by side, on a shared GPU one after the other.
+
+    `recorded` is the rollouts folder of a run to repeat: then nothing is drawn or judged, only looked up there.
+    """
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
         raise MachineError(
             "an RL run places its own workers and does not run under torchrun",
             next_step="start it once, with train.num_workers ranks on Ray (run.backend=ray)",
         )
     reward = get_reward(config.reward.name, config.reward.params)
+    if recorded is not None:
+        reward = replace(reward, service=None)
+    if isinstance(reward.service, Judge | Together):
+        reward.service.keep_count(run.path)
     if reward.service is not None:
         reward.service.ready()  # an endpoint that does not answer ends the run before it has cost anything
-    cluster, model_folder, tokenizer = _foundation(config, run)
+    rows, bad = _row_stream(config, progress)
+    if recorded is None:
+        _check_references(config, run, reward, rows)  # before Ray: a wrong answer column shows within seconds
+    cluster, model_folder, tokenizer = foundation(config, run)
     needs_completion = get_algorithm(config.algorithm.name).lesson in COMPLETION_LESSONS
     notes = RenderNotes()
-    reader = _media_reader(model_folder, tokenizer)
-    render = _renderer(
+    reader = media_reader(model_folder, tokenizer)
+    render = renderer(
         render_prompt, reader, tokenizer=tokenizer, data=config.data, needs_completion=needs_completion, notes=notes
     )
-    rows, bad = _row_stream(config, progress)
-    _check_references(config, reward, rows)
     stream = RenderedStream(rows, render, notes, bad)
     total_steps = _total_steps(config, stream.rows_per_epoch, config.train.prompts_per_step)
-    learner = _start_learner(config, run, model_folder, total_steps, cluster)
+    learner = start_learner(config, run, model_folder, total_steps, cluster)
     if config.rollout.colocate:
         learner.ready()  # vLLM measures the memory that is left: it must not be shrinking meanwhile
-    decode = partial(tokenizer.decode, skip_special_tokens=True)
-    reads_media = reader is not None
-    sampler = Sampler(_start_sampler(config, model_folder, cluster, reads_media), config, decode)
-    if config.reward.name == "reward_model":
-        reward = replace(reward, service=_start_scorer(config, run, cluster))
-        reward.service.ready()
-    precision = learner.ready()["precision"]
-    sampler.ready()
+    if recorded is None:
+        decode = partial(tokenizer.decode, skip_special_tokens=True)
+        group = start_sampler(config, model_folder, cluster, reader is not None)
+        sampler = Sampler(group, config, decode, run.append_event)
+        model_params = reward_model_params(config)
+        if model_params is not None:
+            scorer = _start_scorer(config, model_params, run, cluster)
+            scorer.ready()
+            if isinstance(reward.service, Together):
+                reward.service.attach(scorer)
+            else:
+                reward = replace(reward, service=scorer)
+        precision = learner.ready()["precision"]
+        sampler.ready()
+        judge_step = partial(judge, reward, timeout_seconds=config.reward.timeout_seconds)
+    else:
+        precision = learner.ready()["precision"]
+        sampler = RecordedSampler(records_of(recorded), config.run.seed, learner)
+        judge_step = sampler.judge
+    draws = Draws()
+    if config.rollout.pipeline:
+        draws = Pipeline(total_steps, is_concurrent=config.run.backend == "ray" and recorded is None)
     is_judged = config.reward.name != "none"
-    prompts = _held_out(config, partial(render, notes=RenderNotes()), bad)
+    prompts = held_out(config, partial(render, notes=RenderNotes()), bad)
     return RlParts(
         config=config,
         learner=learner,
@@ -191,10 +231,12 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
         model_folder=model_folder,
         cluster=cluster,
         sampler=sampler,
+        draws=draws,
         stream=stream,
-        eval_prompts=prompts if is_judged else [],
+        eval_prompts=prompts if is_judged and recorded is None else [],  # what was evaluated was not recorded
         eval_examples=[] if is_judged else [row_example(prompt) for prompt in prompts],
         reward=reward,
+        judge=judge_step,
         probe_row=probe_row(
             len(tokenizer), window(config, model_folder), without=reader.placeholders if reader else ()
         ),
@@ -203,11 +245,26 @@ def build_rl(config: Config, run: RunDir, progress: Progress) -> RlParts:
     )
 
 
-def _check_references(config: Config, reward: Reward, rows: RowStream) -> None:
-    """The first references of every source score full marks, or the run ends before a model is loaded."""
-    for source in rows.rows_by_source:
-        first = [source[index] for index in range(min(config.reward.self_test_rows, len(source)))]
-        self_test(reward, first, config.reward.timeout_seconds)
+def _check_references(config: Config, run: RunDir, reward: Reward, rows: RowStream) -> None:
+    """The first references of every source score full marks, or the run ends before Ray or a model is started."""
+    started = time.monotonic()
+    sizes = [min(config.reward.self_test_rows, len(source)) for source in rows.rows_by_source]
+    outcomes = [
+        self_test(reward, [source[index] for index in range(size)], config.reward.timeout_seconds)
+        for source, size in zip(rows.rows_by_source, sizes, strict=True)
+    ]
+    tested, skipped = sum(one.tested for one in outcomes), sum(one.skipped for one in outcomes)
+    run.append_event(
+        "info",
+        "self_test",
+        f"the reward {reward.name} gave {tested} references full marks"
+        + (f"; for {skipped} rows there is none that it could be tried on" if skipped else ""),
+        reward=reward.name,
+        rows=tested,
+        skipped=skipped,
+        seconds=round(time.monotonic() - started, 3),
+        rests_on=rests_on(reward),
+    )
 
 
 def _gap_limit(config: Config, precision: str) -> float:
@@ -221,7 +278,7 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]:
+def foundation(config: Config, run: RunDir) -> tuple[Cluster | None, Path, Any]:
     """Cluster, model folder and tokenizer. Ray takes seconds to start: torch is loaded and the model made meanwhile."""
     start = partial(Cluster.start, config, run.path / "logs")
     cluster = None
@@ -251,10 +308,15 @@ def _model(config: Config, run: RunDir) -> tuple[Path, Any]:
         seed=config.run.seed,
         revision=config.model.revision,
     )
+    if config.model.action_tokens:
+        from oxrl_core.models.actions import code_of_rows, with_actions
+
+        first = next(_rows(config.data.train, config, []), None)
+        folder = with_actions(folder, code_of_rows(first and first["row"]), run.path / "model-with-actions")
     return folder, load_tokenizer(folder)
 
 
-def _start_learner(
+def start_learner(
     config: Config, run: RunDir, model_folder: Path, total_steps: int, cluster: Cluster | None
 ) -> Learner:
     # Not at the top: torch, which they import, is loaded while Ray starts.
@@ -272,11 +334,13 @@ def _start_learner(
     return Learner(start_group(LearnerWorker, arguments, config=config, cluster=cluster, name="learner"))
 
 
-def _start_scorer(config: Config, run: RunDir, cluster: Cluster | None) -> Scorer:
-    """The reward model, in a worker of its own."""
+def _start_scorer(config: Config, model_params: Mapping[str, Any], run: RunDir, cluster: Cluster | None) -> Scorer:
+    """The reward model, alone or a part of the reward, in a worker of its own."""
     from oxrl_core.rollout.scorer import RewardModelWorker, Scorer
 
-    params = get_reward(config.reward.name, config.reward.params).params
+    params = get_reward("reward_model", model_params).params
+    alone = type(config.reward).model_validate({"name": "reward_model", **model_params})
+    config = config.model_copy(update={"reward": alone})
     folder = _other_model(params["path"], run, params["revision"])
     return Scorer(start_group(RewardModelWorker, [(config, folder)], config=config, cluster=cluster, name="scorer"))
 
@@ -290,31 +354,26 @@ def _other_model(path: str, run: RunDir, revision: str | None = None) -> Path:
     return resolve_model(path, run_folder=beside, home=run.path.parent.parent, seed=0, revision=revision)
 
 
-def _media_reader(model_folder: Path, tokenizer: Any) -> MediaReader | None:
+def media_reader(model_folder: Path, tokenizer: Any) -> MediaReader | None:
     """What shows a model its pictures and sounds; None for one that reads text alone."""
     from oxrl_core.data.media import open_media
 
     return open_media(model_folder, tokenizer)
 
 
-def _renderer(render: Callable[..., Any], reader: MediaReader | None, **options: Any) -> Callable[[Row], Any]:
+def renderer(render: Callable[..., Any], reader: MediaReader | None, **options: Any) -> Callable[[Row], Any]:
     """The rendering of a row, with its pictures and sounds where it has such."""
     from oxrl_core.data.media import render_with_media
 
     return partial(render_with_media, render=render, reader=reader, **options)
 
 
-def _start_sampler(config: Config, model_folder: Path, cluster: Cluster | None, reads_media: bool) -> WorkerGroup:
+def start_sampler(config: Config, model_folder: Path, cluster: Cluster | None, reads_media: bool) -> WorkerGroup:
     engine = config.rollout.engine
     if engine == "auto":
         engine = "vllm" if find_spec("vllm") and not reads_media else "transformers"
-    if engine == "vllm" and reads_media:
-        raise ConfigError(
-            "the vLLM sampler is given token ids alone, no images or sound",
-            where="rollout.engine",
-            next_step="set it to transformers",
-        )
     if engine == "vllm":
+        # For a model that sees or hears only where it is asked for, and read by the installed vLLM: the worker says so.
         from oxrl_core.rollout.vllm_worker import VllmWorker as Worker
     else:
         from oxrl_core.rollout.hf_worker import TransformersWorker as Worker
@@ -338,7 +397,7 @@ def _rows(sources: Sequence[DatasetConfig], config: Config, bad: list[DataError]
         yield from loaded.rows
 
 
-def _held_out(config: Config, render: Callable[[Row], Any], bad: list[DataError]) -> list[Any]:
+def held_out(config: Config, render: Callable[[Row], Any], bad: list[DataError]) -> list[Any]:
     """What the first held-out rows become; a document may become several windows. Bad rows join the others."""
     return rendered(islice(_rows(config.data.eval, config, bad), config.train.eval_rows), render)
 

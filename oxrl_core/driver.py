@@ -7,6 +7,7 @@ Exit codes: 0 finished, 1 failed, 2 the configuration or this machine cannot do 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import os
 import signal
@@ -21,6 +22,7 @@ from oxrl_core.algorithms.base import get_algorithm
 from oxrl_core.config.load import load_config
 from oxrl_core.engine.environment import engine_environment
 from oxrl_core.errors import OxrlError
+from oxrl_core.runs.replay import REPLAY_KIND
 from oxrl_core.runs.rundir import RunDir, oxrl_home
 from oxrl_core.types import Progress
 
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.update({name: value for name, value in engine_environment().items() if name not in os.environ})
     stop = StopRequest()
     stop.install()
+    # Where this process hangs, the supervisor asks by this signal where its threads stand; the log then shows it.
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
     run: RunDir | None = None
     try:
         run = (
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return drive(run, run.config(), stop)
     except OxrlError as error:
-        _record_error(run, error.as_dict())
+        _record_error(run, {**error.as_dict(), "traceback": traceback.format_exc()})
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except Exception as error:  # the last frame of the process: it must leave word in the run directory
@@ -74,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = type(error).__name__
         _record_error(
             run,
-            {"code": name, "what": f"{name}: {error}", "where": "driver", "next": "read logs/driver.log of the run"},
+            {"code": name, "what": f"{name}: {error}", "where": "driver", "next": "read logs/driver.log of the run"}
+            | {"traceback": traceback.format_exc()},
         )
         return 1
 
@@ -83,32 +88,69 @@ def drive(run: RunDir, config: Config, stop: StopRequest) -> int:
     """Builds the parts, goes through the loop and leaves the final model behind."""
     from oxrl_core.build import build_rl, build_sl, is_first_rank
     from oxrl_core.train.journal import Journal
+    from oxrl_core.train.phases import tell_phases
+    from oxrl_core.train.placement import gpus_held
     from oxrl_core.train.rl import train_rl
     from oxrl_core.train.sl import train_sl
 
+    if run.spec().get("kind") == REPLAY_KIND:
+        return _replay(run, stop)
+    is_fork = "parent" in run.spec()
+    if is_fork:
+        from oxrl_core.replay import begin_fork, bring_to_fork
+
+        bring_to_fork(run, stop.install)
     progress = Progress()
     is_rl = get_algorithm(config.algorithm.name).kind == "rl"
     if is_first_rank():
         run.write_progress("starting", 0, 0)
     parts = build_rl(config, run, progress) if is_rl else build_sl(config, run, progress)
+    journal: Journal | None = None
     try:
         stop.install()
+        run.num_gpus = gpus_held(config, parts.cluster.plan if parts.cluster else None)
         journal = Journal(run, config, parts)
+        tell_phases(run.enter_phase if journal.writes else None)
         journal.restore(progress)
+        if is_fork:
+            begin_fork(parts, progress, run)
         stop.loop_is_running = True
         for report in train_rl(parts, progress) if is_rl else train_sl(parts, progress):
             journal.write(report, progress)
-            if parts.learner.share(stop.asked):
+            if is_spent(config, progress) and progress.step < parts.total_steps:
+                run.stop_reason = f"its budget of {config.run.max_tokens} trained tokens (run.max_tokens) is spent"
+            if parts.learner.share(stop.asked or bool(run.stop_reason)):
                 journal.save(progress)
                 journal.phase("stopped", progress)
                 return STOPPED
         journal.save(progress)
-        journal.phase("exporting", progress)
-        parts.learner.export_model(run.path / "final")
+        journal.export(progress)
         journal.phase("finished", progress)
         return 0
+    except OxrlError as error:
+        if journal is not None:
+            journal.alarm(error, progress)
+        raise
     finally:
+        tell_phases(None)
+        if journal is not None:
+            journal.close()
         parts.close()
+
+
+def is_spent(config: Config, progress: Progress) -> bool:
+    """Whether the run has trained on as many tokens as it may."""
+    return config.run.max_tokens is not None and progress.num_tokens >= config.run.max_tokens
+
+
+def _replay(run: RunDir, stop: StopRequest) -> int:
+    """Repeats a step of another run and leaves the comparison behind. Asked to stop, it leaves at once."""
+    from oxrl_core.replay import replay
+
+    run.write_progress("starting", 0, 0)
+    num_steps = replay(run, stop.install).repeated_steps
+    run.write_progress("finished", num_steps, num_steps)
+    return 0
 
 
 def _shared_run(config_file: str, overrides: Sequence[str]) -> RunDir:
@@ -130,8 +172,12 @@ def _shared_run(config_file: str, overrides: Sequence[str]) -> RunDir:
 
 
 def _record_error(run: RunDir | None, error: dict[str, str]) -> None:
-    if run is not None:
+    if run is None:
+        return
+    try:
         run.write_error(error)
+    except OSError as second:  # on a full disk the log keeps the last word
+        print(f"the error could not be written down: {second}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

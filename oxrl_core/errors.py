@@ -10,11 +10,14 @@ OxrlError
 `-- RunFailure                the run could not go on; exit code 1
     |-- PlacementError        the workers cannot be placed on this machine or cluster
     |-- DeadlineError         an actor call did not answer in time
+    |-- WorkerDied            the process of a worker is gone
     |-- WeightSyncError       the sampler's weights are not the trainer's
     |-- StalePolicyError      a rollout came from another policy than the one in training
     |-- LogprobGapError       trainer and sampler disagree about the same tokens
     |-- RewardError           a reward raised, or returned no number
     |-- NumericsError         a loss or gradient is not finite
+    |-- RecordError           a step's rollouts could not be written down
+    |-- TripwireError         a tripwire of tripwires.stop_on rang
     `-- CheckpointError       a checkpoint is missing, torn or of another run
 """
 
@@ -79,6 +82,10 @@ class DeadlineError(RunFailure):
     """An actor call did not answer in time."""
 
 
+class WorkerDied(RunFailure):
+    """The process of a worker is gone."""
+
+
 class WeightSyncError(RunFailure):
     """The sampler's weights are not the trainer's."""
 
@@ -97,6 +104,14 @@ class RewardError(RunFailure):
 
 class NumericsError(RunFailure):
     """A loss or gradient is not finite."""
+
+
+class RecordError(RunFailure):
+    """A step's rollouts could not be written down."""
+
+
+class TripwireError(RunFailure):
+    """A tripwire of tripwires.stop_on rang."""
 
 
 class CheckpointError(RunFailure):

@@ -67,6 +67,7 @@ class Rollout:
     seed: int
     text: str = ""  # the completion decoded without special tokens
     score: Score | None = None
+    draw: int = 0  # the round of drawing within the step; above 0 with dynamic sampling only
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Credit:
     advantages: list[float]
     returns: list[float] = field(default_factory=list[float])
     measurement: Measurement | None = None
+    reward: float | None = None  # the verdict after shaping: what the advantages were made of
 
 
 @dataclass(frozen=True)
@@ -337,3 +339,6 @@ class Progress:
     best_eval: float | None = None
     synced_step: int = 0  # the step whose weights the sampler holds
     reward_moments: dict[str, float] = field(default_factory=dict[str, float])  # of all rewards so far
+    tripwires: dict[str, Any] = field(default_factory=dict[str, Any])  # what the tripwires remember of the steps so far
+    recent_rewards: list[float] = field(default_factory=list[float])  # mean rewards of the last steps, newest last
+    row_counts: dict[str, int] = field(default_factory=dict[str, int])  # rows dropped, cut, folded so far

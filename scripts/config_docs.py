@@ -18,6 +18,7 @@ from oxrl_core.config.presets import BY_LESSON, BY_SIGNALS, LORA_LR_FACTOR, PRES
 from oxrl_core.config.schema import Config, DatasetConfig  # noqa: E402
 from oxrl_core.config.sources import list_recipes  # noqa: E402
 from oxrl_core.datasets.base import all_datasets  # noqa: E402
+from scripts.pages import write_or_check  # noqa: E402
 
 PAGE = ROOT / "docs" / "config.md"
 
@@ -208,14 +209,7 @@ def dialect() -> str:
 def main(arguments: list[str]) -> int:
     """0 where the page is written or current, 1 where --check finds it stale."""
     text = page()
-    if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
-        print(f"wrote {PAGE.relative_to(ROOT)}")
-        return 0
-    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        print(f"{PAGE.relative_to(ROOT)} is stale: run python scripts/config_docs.py")
-        return 1
-    return 0
+    return write_or_check(PAGE, text, check="--check" in arguments, command="python scripts/config_docs.py")
 
 
 if __name__ == "__main__":

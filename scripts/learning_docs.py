@@ -13,11 +13,16 @@ import argparse
 import json
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.pages import write_or_check  # noqa: E402  (the path comes first)
+
 PAGE = ROOT / "docs" / "learning.md"
 HEAD = """# Every algorithm learns
 
@@ -130,8 +135,9 @@ def main() -> None:
     arguments = parser.parse_args()
     learned = joined(arguments.learned)
     assert learned is not None
-    PAGE.write_text(page(learned, joined(arguments.flipped)), encoding="utf-8")
-    print(f"written: {PAGE.relative_to(ROOT)}")
+    write_or_check(
+        PAGE, page(learned, joined(arguments.flipped)), check=False, command="python scripts/learning_docs.py"
+    )
 
 
 if __name__ == "__main__":

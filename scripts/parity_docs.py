@@ -25,6 +25,7 @@ from oxrl_core.config.presets import DPO, PRESETS, SFT, SGRPO, Preset, preset_fo
 from oxrl_core.config.schema import AlgorithmConfig  # noqa: E402
 from scripts.algorithms_facts import IDENTITIES, LEFT_OUT  # noqa: E402
 from scripts.config_docs import LEARNS_FROM, cell, plain, words  # noqa: E402
+from scripts.pages import write_or_check  # noqa: E402
 
 PAGE = ROOT / "docs" / "algorithms.md"
 NUMBERS = ROOT / "docs" / "parity.json"
@@ -210,14 +211,7 @@ def main(arguments: list[str]) -> int:
     if "--measure" in arguments:
         measure()
     text = page()
-    if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
-        print(f"wrote {PAGE.relative_to(ROOT)}")
-        return 0
-    if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        print(f"{PAGE.relative_to(ROOT)} is stale: run python scripts/parity_docs.py")
-        return 1
-    return 0
+    return write_or_check(PAGE, text, check="--check" in arguments, command="python scripts/parity_docs.py")
 
 
 if __name__ == "__main__":

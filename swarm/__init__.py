@@ -1,1 +1,1 @@
-"""Scout and Bugfixer, which onboard models into the registry. Empty so far: nothing here is promised in the README."""
+"""Above the runs: the Scout looks at models, the configurator writes configurations, others onboard and repair."""

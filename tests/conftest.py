@@ -33,6 +33,20 @@ hypothesis.settings.register_profile("oxrl", deadline=None)
 hypothesis.settings.load_profile("oxrl")
 
 
+# Whole files go to one process each (make test); the longest must not be the last to begin.
+LONG_FIRST = ("test_readme.py", "whole", "engine", "bench", "train", "runs", "rollout", "models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files of long tests before the others."""
+
+    def rank(item: pytest.Item) -> int:
+        top = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG_FIRST.index(top) if top in LONG_FIRST else len(LONG_FIRST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(autouse=True)
 def oxrl_home_of_the_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the runs of the person who starts it."""

@@ -15,6 +15,7 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "peft", "datasets"
 ABOVE = [
     "oxrl",
     "oxrl_core.api",
+    "oxrl_core.diagnose.diagnosis",
     "oxrl_core.cli",
     "oxrl_core.demo",
     "oxrl_core.config.load",
@@ -25,6 +26,8 @@ ABOVE = [
     "oxrl_core.runs.supervise",
     "oxrl_core.runs.doctor",
     "mcp_server.server",
+    "swarm.scout",
+    "swarm.configure",
 ]
 
 

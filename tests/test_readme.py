@@ -49,7 +49,6 @@ def test_links_lead_somewhere():
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 def test_the_commands_work_in_their_order(tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(TINY))
     environment = os.environ | {
         "OXRL_HOME": str(tmp_path / "home"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -58,15 +57,18 @@ def test_the_commands_work_in_their_order(tmp_path):
     for command in commands():
         if command.startswith(PROVEN_ELSEWHERE):
             continue
-        if command.startswith("python main_sl.py"):
-            supervised = {name: value for name, value in TINY.items() if name != "rollout"}
-            (tmp_path / "config.yaml").write_text(yaml.safe_dump(supervised | {"algorithm": {"name": "sft"}}))
+        if command.startswith("python main_"):
+            supervised = {name: value for name, value in TINY.items() if name != "rollout"} | {
+                "algorithm": {"name": "sft"}
+            }
+            config = supervised if "main_sl" in command else TINY
+            (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         words = shlex.split(command.replace("main_", f"{ROOT}/main_"))
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         assert done.stdout.strip(), f"{command} says nothing"
         ran.append(command)
-    assert len(ran) > 12
+    assert len(ran) > 16
 
 
 @pytest.mark.engine

@@ -1,7 +1,9 @@
-"""The arguments that several tools share, each described once."""
+"""The arguments that several tools share, each described once, and what they mean."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -10,34 +12,37 @@ from oxrl_core.errors import NotFoundError
 
 RunId = Annotated[
     str,
-    Field(
-        description="From launch_run or list_runs",
-        min_length=1,
-        max_length=120,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-    ),
+    Field(description="A run", min_length=1, max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+]
+RunIds = Annotated[
+    list[Annotated[str, Field(max_length=120, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]],
+    Field(description="Runs", min_length=1, max_length=10),
 ]
 ConfigText = Annotated[
     str,
-    Field(
-        description="A recipe's name (list_registry) or a whole configuration as YAML text",
-        min_length=1,
-        max_length=50_000,
-    ),
+    Field(description="Recipe name, config_id, or whole YAML text", min_length=1, max_length=50_000),
 ]
 Overrides = Annotated[
-    list[str],
-    Field(description="Changes to the configuration: 'a.b=value', e.g. ['train.lr=1e-6','run.seed=1']", max_length=64),
+    list[Annotated[str, Field(max_length=2000)]],
+    Field(description="e.g. ['train.lr=1e-6','run.seed=1']", max_length=64),
 ]
+Key = Annotated[str, Field(description="Your word: the same key starts no second run", max_length=80)]
+DryRun = Annotated[bool, Field(description="Only plan; gives plan_hash")]
+PlanHash = Annotated[str, Field(description="Refuse if the plan has changed since", pattern=r"^[0-9a-f]{0,16}$")]
+ModelName = Annotated[str, Field(description="Hub id, registry name, or a folder", min_length=1, max_length=300)]
+CONFIG_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$")
 
 
 def recipe_or_yaml(config: str) -> str:
-    """The argument itself, once it is known to be a recipe's name or YAML text and not a path of this machine."""
+    """A recipe's name, or the text of a configuration; what could be a path of this machine is neither."""
     if "\n" in config or ": " in config or config.lstrip().startswith("{"):
         return config
     from oxrl_core.config.sources import list_recipes, main_names
     from oxrl_core.suggest import did_you_mean
 
+    written = _written_config(config)
+    if written is not None:
+        return written
     recipes = list_recipes()
     names = [recipe.name for recipe in recipes]
     if config in names:
@@ -49,3 +54,25 @@ def recipe_or_yaml(config: str) -> str:
         f"pass one of: {', '.join(main_names(recipes))} (list_registry with a query finds the others); or a whole "
         "configuration as YAML text (a path is not accepted here)",
     )
+
+
+def _written_config(config_id: str) -> str | None:
+    """The text of a configuration that generate_config wrote; None where there is none of that name."""
+    from oxrl_core.runs.rundir import oxrl_home
+
+    if not CONFIG_ID.match(config_id):
+        return None
+    folder = oxrl_home() / "configs"
+    for name in (config_id, f"{config_id}.yaml"):
+        path = folder / name
+        if path.is_file() and Path(path.resolve()).parent == folder.resolve():
+            return path.read_text(encoding="utf-8") + "\n"
+    return None
+
+
+def cut(text: str, most: int) -> str:
+    """The text, its middle left out where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = (most - 12) // 2
+    return f"{text[:half]} …{len(text) - 2 * half}… {text[-half:]}"

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mcp_server.catalogue import READ, tool
-from mcp_server.tools.arguments import ConfigText, Overrides, recipe_or_yaml
+from mcp_server.tools.arguments import ConfigText, Overrides, cut, recipe_or_yaml
 from oxrl_core.runs.views import ConfigReport, View
 
-Kind = Literal["recipes", "algorithms", "datasets", "rewards"]
+Kind = Literal["recipes", "algorithms", "datasets", "rewards", "models"]
+SUMMARY_CHARACTERS = 140
 
 
 class RegistryItem(View):
@@ -18,7 +19,7 @@ class RegistryItem(View):
 
     name: str
     summary: str = ""
-    takes: dict[str, str] = {}  # noqa: RUF012  (pydantic copies defaults)
+    takes: dict[str, str] = Field(default_factory=dict[str, str])
     """Parameters with their defaults."""
 
 
@@ -29,22 +30,31 @@ class RegistryList(View):
     items: list[RegistryItem]
     total: int
     """Items of this kind, whatever the query."""
+    next_cursor: str = ""
 
 
-@tool(title="List the registry", hints=READ, ask_less="set query, or a smaller limit")
+@tool(title="List the registry", hints=READ, ask_less="set query, or a smaller limit", toolset="discover")
 def list_registry(
-    kind: Annotated[Kind, Field(description="What to list")],
-    query: Annotated[str, Field(description="Keep names and summaries that hold this text", max_length=80)] = "",
-    limit: Annotated[int, Field(description="Most items", ge=1, le=200)] = 50,
+    kind: Annotated[Kind, Field(description="What")],
+    query: Annotated[str, Field(description="Text that names or summaries hold", max_length=80)] = "",
+    limit: Annotated[int, Field(description="Most", ge=1, le=100)] = 20,
+    cursor: Annotated[str, Field(description="next_cursor", pattern=r"^\d{0,6}$")] = "",
 ) -> RegistryList:
-    """What oxRL ships, one line each: recipes (ready configurations), algorithms with their parameters, datasets,
-    reward functions. The names are used in configurations and overrides. Every algorithm has a recipe of its name; the
-    less common ones (contrib) are listed where a query finds them."""
+    """What oxRL ships: recipes (ready configurations), algorithms, datasets, rewards, models. Every algorithm has a
+    recipe of its name; contributed ones are found by a query. Parameters are shown where few items are left."""
     items = _registry_items(kind)
     hidden = set[str]() if query else _contributed()
     kept = [item for item in items if query.lower() in f"{item.name} {item.summary}".lower()]
     kept = [item for item in kept if item.name not in hidden]
-    return RegistryList(kind=kind, items=kept[:limit], total=len(items))
+    start = int(cursor or 0)
+    page = kept[start : start + limit]
+    if len(page) > FEW:
+        page = [one.model_copy(update={"takes": {}, "summary": cut(one.summary, SUMMARY_CHARACTERS)}) for one in page]
+    rest = str(start + limit) if start + limit < len(kept) else ""
+    return RegistryList(kind=kind, items=page, total=len(items), next_cursor=rest)
+
+
+FEW = 5  # items that are shown with their parameters
 
 
 def _contributed() -> set[str]:
@@ -60,6 +70,8 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
         from oxrl_core.config.sources import list_recipes
 
         return [RegistryItem(name=recipe.name, summary=recipe.summary) for recipe in list_recipes()]
+    if kind == "models":
+        return _models()
     if kind == "algorithms":
         from oxrl_core.algorithms.base import all_algorithms
 
@@ -90,17 +102,32 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
     ]
 
 
-@tool(title="Validate a configuration", hints=READ, ask_less="leave show_yaml off", core=True)
+def _models() -> list[RegistryItem]:
+    from oxrl_core.config.sources import registry_folder
+    from oxrl_core.config.yaml_text import read_mapping
+
+    items: list[RegistryItem] = []
+    for path in sorted((registry_folder() / "models").glob("*.yaml")):
+        entry = read_mapping(path.read_text(encoding="utf-8"), path.name).mapping
+        facts = {name: str(entry[name]) for name in ("hub", "parameters", "license", "modality") if name in entry}
+        items.append(RegistryItem(name=path.stem, summary=str(entry.get("summary", "")), takes=facts))
+    return items
+
+
+@tool(title="Validate a configuration", hints=READ, ask_less="leave show_yaml off", core=True, toolset="config")
 def validate_config(
     config: ConfigText,
     overrides: Overrides = [],  # noqa: B006  (the SDK reads the default and nothing changes it)
     show_yaml: Annotated[
-        bool, Field(description="Also return the whole resolved configuration (about 1,500 tokens)")
+        bool, Field(description="Also return the resolved configuration (about 1,500 tokens)")
     ] = False,
 ) -> ConfigReport:
-    """Check a configuration without running it: keys, values, data, model, and what it needs of this machine (GPUs,
-    memory, disk). Each problem comes with its next step. Takes seconds, loads nothing heavy."""
+    """Check a configuration without running it: keys, values, data, model, and what it needs of this machine. Each
+    problem comes with its next step."""
+    from mcp_server.confinement import check_config
     from oxrl_core import api
 
-    report = api.validate_config(recipe_or_yaml(config), overrides)
+    source = recipe_or_yaml(config)
+    check_config(source, overrides)
+    report = api.validate_config(source, overrides)
     return report if show_yaml else report.model_copy(update={"config_yaml": ""})

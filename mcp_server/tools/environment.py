@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,14 +10,21 @@ from mcp_server.catalogue import READ, tool
 from oxrl_core.runs.views import EnvironmentReport
 
 
-@tool(title="Check the environment", hints=READ, ask_less="call it without deep", core=True)
+@tool(title="Check the environment", hints=READ, ask_less="detail='brief'", core=True, toolset="discover")
 def check_environment(
-    deep: Annotated[
-        bool, Field(description="Also prove Ray, DeepSpeed and vLLM by one real step each (some minutes)")
-    ] = False,
+    detail: Annotated[
+        Literal["brief", "full", "deep"],
+        Field(description="full: all packages; deep: prove each engine (minutes)"),
+    ] = "brief",
 ) -> EnvironmentReport:
-    """What this machine has and lacks for training: GPUs, memory, disk, package versions, tokens set or not (never
-    their values). What is not ok comes with its fix. Call it before the first launch."""
+    """What this machine has and lacks for training: GPUs, memory, disk, engines, tokens set or not (never their
+    values). What is not ok comes with its fix. Call it before the first launch."""
     from oxrl_core import api
 
-    return api.check_environment(deep=deep)
+    report = api.check_environment(deep=detail == "deep")
+    if detail != "brief":
+        return report
+    told = [
+        one for one in report.items if not one.ok or one.group in ("system", "gpu", "access") or one.name == "torch"
+    ]
+    return report.model_copy(update={"items": told})

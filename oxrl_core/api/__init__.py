@@ -7,20 +7,46 @@ Nothing here trains: a launch starts a detached supervisor, everything else read
 from __future__ import annotations
 
 from oxrl_core.api.configs import validate_config
+from oxrl_core.api.diagnosis import diagnose_run
+from oxrl_core.api.evaluation import evaluate_run, get_evaluation, score
+from oxrl_core.api.listing import adopt_orphans, adopt_run, list_runs, rebuild_index
 from oxrl_core.api.records import check_environment, get_metrics, read_logs
-from oxrl_core.api.runs import get_run, launch_run, list_runs, stop_run
+from oxrl_core.api.replay import fork_run, get_replay, replay_run
+from oxrl_core.api.reports import compare_runs, write_report
+from oxrl_core.api.rollouts import list_rollouts, show_rollout
+from oxrl_core.api.runs import get_run, launch_run, resume_run, stop_run
+from oxrl_core.api.sweep import list_sweeps, plan_sweep, run_sweep, show_sweep
 from oxrl_core.api.watching import Until, follow, watch_run
 
 __all__ = [
     "Until",
+    "adopt_orphans",
+    "adopt_run",
     "check_environment",
+    "compare_runs",
+    "diagnose_run",
+    "evaluate_run",
     "follow",
+    "fork_run",
+    "get_evaluation",
     "get_metrics",
+    "get_replay",
     "get_run",
     "launch_run",
+    "list_rollouts",
     "list_runs",
+    "list_sweeps",
+    "plan_sweep",
     "read_logs",
+    "rebuild_index",
+    "replay_run",
+    "resume_run",
+    "run_sweep",
+    "score",
+    "show_rollout",
+    "show_sweep",
     "stop_run",
     "validate_config",
     "watch_run",
+    "write_report",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 from oxrl_core.runs.rundir import RunDir
@@ -20,9 +19,17 @@ NEXT = {
     "orphaned": "stop_run",
     "finished": "get_metrics",
     "stopped": "get_metrics",
-    "failed": "read_logs",
-    "lost": "read_logs",
+    "needs_input": "steer_onboarding",
+    "failed": "diagnose_run",
+    "lost": "resume_run",
 }
+
+
+def next_of(kind: str, state: str) -> str:
+    """The operation to call now. What a run of another kind came to stands in its view, not in metrics."""
+    if state == "finished" and kind in ("replay", "evaluate"):
+        return "get_run"
+    return NEXT[state]
 
 
 def alerts_of(run: RunDir, from_byte: int = 0) -> list[Alert]:
@@ -39,12 +46,11 @@ def alerts_of(run: RunDir, from_byte: int = 0) -> list[Alert]:
 
 def view_of(run: RunDir, status: Status, *, with_alerts: bool = True) -> RunView:
     spec = run.spec()
-    now = time.time()
     progress = min(1.0, status.step / status.total_steps) if status.total_steps else None
     eta = None
     if status.total_steps and status.step_seconds and not status.has_ended:
         eta = max(0.0, (status.total_steps - status.step) * status.step_seconds)
-    elapsed = (status.ended_at or now) - status.started_at if status.started_at else None
+    elapsed = status.elapsed_seconds
     events_size = run.events_size() if with_alerts else 0
     model = run.path / "final"
     return RunView(
@@ -58,6 +64,7 @@ def view_of(run: RunDir, status: Status, *, with_alerts: bool = True) -> RunView
         progress=None if progress is None else round(progress, 4),
         eta_seconds=None if eta is None else round(eta, 1),
         elapsed_seconds=None if elapsed is None else round(elapsed, 1),
+        restarts=status.restarts,
         metrics=status.metrics,
         alerts=alerts_of(run) if with_alerts else [],
         error=ErrorView(**{name: str(status.error.get(name, "")) for name in ("code", "what", "where", "next")})
@@ -72,7 +79,7 @@ def view_of(run: RunDir, status: Status, *, with_alerts: bool = True) -> RunView
         created_at=timestamp(status.created_at),
         ended_at=timestamp(status.ended_at),
         cursor=cursor_of(status, events_size) if with_alerts else "",
-        next=NEXT[status.state],
+        next=next_of(str(spec.get("kind", "")), status.state),
     )
 
 

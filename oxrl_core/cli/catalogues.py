@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oxrl_core.cli.results import Catalogue, Entry, FieldEntry, FieldList
+from oxrl_core.cli.results import Catalogue, ClientFile, Entry, FieldEntry, FieldList
 from oxrl_core.errors import NotFoundError, UserError
 from oxrl_core.suggest import did_you_mean
 
@@ -176,17 +176,37 @@ def read_topic(topic: str) -> str:
     return text
 
 
-def mcp_settings(client: str) -> ClientSettings:
+def mcp_settings(client: str, *, project: bool | None = None) -> ClientSettings:
     """The settings of one client for this environment's MCP server."""
-    import os
-
     from oxrl_core.agent_clients import client_settings, server_command
 
+    (settings,) = client_settings(server_command(), _server_environment(), [client], project=project)
+    return settings
+
+
+def change_client(name: str, *, project: bool | None, take_out: bool = False) -> ClientFile:
+    """What was done to a client's settings: the entry of this environment's server put in, or taken out.
+
+    Without a choice it is the project's file where the client has one.
+    """
+    from dataclasses import asdict
+
+    from oxrl_core.agent_clients import find_client, install, server_command, uninstall
+
+    client = find_client(name)
+    in_project = bool(client.project_file) if project is None else project
+    path = client.path(project=in_project, folder=Path.cwd(), home=Path.home())
+    if take_out:
+        return ClientFile(**asdict(uninstall(client, path)), next=f"restart {client.title}")
+    change = install(client, path, client.entry(server_command(), _server_environment()))
+    return ClientFile(
+        **asdict(change), next=f"restart {client.title}, then ask it: what can this machine train? (check_environment)"
+    )
+
+
+def _server_environment() -> dict[str, str]:
+    """What the server must be told: it is started from anywhere, with an environment of its own."""
+    import os
+
     home = os.environ.get("OXRL_HOME")
-    every = client_settings(server_command(), {"OXRL_HOME": home} if home else None)
-    known = {settings.client.split()[0].split("-")[0].lower(): settings for settings in every}
-    if client not in known:
-        raise UserError(
-            f"no client {client!r}.{did_you_mean(client, known)}", "--client", f"take one of: {', '.join(known)}"
-        )
-    return known[client]
+    return {"OXRL_HOME": str(Path(home).expanduser().absolute())} if home else {}

@@ -39,3 +39,13 @@ class FieldList(BaseModel):
     """Configuration keys with their meaning."""
 
     fields: list[FieldEntry]
+
+
+class ClientFile(BaseModel):
+    """What was done to a settings file of an agent's program."""
+
+    client: str
+    file: str
+    action: str
+    backup: str = ""
+    next: str = ""

@@ -22,7 +22,7 @@ MAX_WIDTH = 120  # longer lines are hard to read, however wide the terminal
 STATE_STYLES = {
     "finished": "green",
     **dict.fromkeys(("running", "starting"), "cyan"),
-    **dict.fromkeys(("stopping", "stopped", "stalled", "warning"), "yellow"),
+    **dict.fromkeys(("stopping", "stopped", "stalled", "needs_input", "warning"), "yellow"),
     **dict.fromkeys(("failed", "lost", "orphaned", "error"), "red"),
 }
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "read_logs": "oxrl run logs {run_id}",
     "get_metrics": "oxrl run metrics {run_id}",
     "stop_run": "oxrl run stop {run_id}",
+    "resume_run": "oxrl run resume {run_id}",
+    "diagnose_run": "oxrl diagnose {run_id}",
 }
 
 

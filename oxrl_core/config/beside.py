@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from oxrl_core.algorithms.base import REFERENCED_SIGNALS, Algorithm
 from oxrl_core.config.schema import Config
@@ -22,6 +23,17 @@ class Beside:
     reward_model: str | None
 
 
+def reward_model_params(config: Config) -> Mapping[str, Any] | None:
+    """The parameters of the reward model that judges, alone or as a part of a composite; None where none does."""
+    parts: Any = config.reward.params.get("parts") if config.reward.name == "composite" else []
+    named: list[tuple[Any, Any]] = [(config.reward.name, config.reward.params)]
+    for part in cast("list[Any]", parts) if isinstance(parts, list) else []:
+        if isinstance(part, Mapping):
+            one = cast("Mapping[str, Any]", part)
+            named.append((one.get("name"), one.get("params") or {}))
+    return next((params for name, params in named if name == "reward_model"), None)
+
+
 def models_beside(config: Config, algorithm: Algorithm) -> Beside:
     """What this configuration needs beside the policy."""
     switches = config.algorithm
@@ -33,11 +45,10 @@ def models_beside(config: Config, algorithm: Algorithm) -> Beside:
     if not is_compared and not (config.rollout.sync_every > 1 and switches.reference == "synced"):
         reference = "none"
     has_critic = algorithm.lesson == "advantages" and switches.advantage == "gae"
-    asks_a_model = algorithm.kind == "rl" and config.reward.name == "reward_model"
-    path = config.reward.params.get("path")
+    path = (reward_model_params(config) or {}).get("path") if algorithm.kind == "rl" else None
     return Beside(
         reference=reference,
         critic=switches.critic if has_critic else "none",
         teacher=switches.teacher if algorithm.signals == "Distributions" else None,
-        reward_model=path if asks_a_model and isinstance(path, str) else None,
+        reward_model=path if isinstance(path, str) else None,
     )

@@ -20,6 +20,7 @@ from oxrl_core.config.machine import Machine, this_machine
 from oxrl_core.config.requirements import Requirements
 from oxrl_core.config.rules import find_contradictions
 from oxrl_core.config.schema import Config
+from oxrl_core.config.sinks import missing_sinks
 from oxrl_core.errors import OxrlError
 
 MAX_WORKERS_PER_CORE = 8
@@ -33,6 +34,7 @@ def check_config(config: Config, *, home: Path, machine: Machine | None = None) 
         case.error("ConfigError", contradiction.key, contradiction.reason, contradiction.fix)
     gpus = _gpus(case)
     _packages(case)
+    _sinks(case)
     ports = _ports(case)
     _reward(case)
     model = look_at_model(case)
@@ -139,6 +141,17 @@ def _packages(case: Case) -> None:
             "model.attention",
             "flash_attention_2 needs the package flash-attn, which is not installed",
             "set model.attention: sdpa, or install flash-attn",
+        )
+
+
+def _sinks(case: Case) -> None:
+    """The libraries of the places that metrics go to."""
+    for name in missing_sinks(case.config.report.sinks):
+        case.error(
+            "ConfigError",
+            "report.sinks",
+            f"{name} is not installed",
+            "pip install 'oxrl[tracking]', or leave it out: metrics.jsonl in the run directory is always written",
         )
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from oxrl_core.config.beside import reward_model_params
 from oxrl_core.config.case import Case
 from oxrl_core.config.machine import is_offline
 from oxrl_core.config.sources import model_entry, registry_folder
@@ -44,7 +45,7 @@ def look_at_models_beside(case: Case, policy: ModelFacts) -> dict[str, ModelFact
     """The facts about `teacher` and `reward_model`, where there are such; complains where a teacher cannot teach."""
     found: dict[str, ModelFacts] = {}
     if case.beside.reward_model:
-        path, revision = case.beside.reward_model, case.config.reward.params.get("revision")
+        path, revision = case.beside.reward_model, (reward_model_params(case.config) or {}).get("revision")
         found["reward_model"] = _look_at(case, path, f"reward.path = {path}", revision)
     if case.beside.teacher:
         where = f"algorithm.teacher = {case.beside.teacher}"

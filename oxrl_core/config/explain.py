@@ -100,6 +100,8 @@ def _of_rl(config: Config, algorithm: Algorithm, num_rows: int | None) -> list[s
     freshness = "later ones compare with the first" if updates_of(config) > 1 else "every update is strictly on-policy"
     if rollout.sync_every > 1:
         freshness = f"the rollouts are up to {_n(rollout.sync_every - 1)} steps old"
+    if rollout.pipeline:
+        freshness = "the rollouts are 1 step old, drawn while the step before was learned from"
     row = data.max_prompt_tokens + rollout.max_completion_tokens
     updates = updates_of(config)
     rows, noun = _rows_of_update(config, algorithm)

@@ -62,6 +62,19 @@ def _of_any_run(config: Config) -> Iterator[Contradiction]:
             "a constant schedule never falls, so a floor has no effect",
             "set train.lr_schedule: linear or cosine, or lr_floor: 0",
         )
+    if train.keep_best and not config.data.eval:
+        yield Contradiction(
+            "train.keep_best",
+            "nothing is held out to say which checkpoint is best",
+            "name a dataset in data.eval, or set train.keep_best: 0",
+        )
+    elif train.keep_best and (not train.eval_every or train.save_every % train.eval_every):
+        yield Contradiction(
+            "train.keep_best",
+            f"checkpoints (every {train.save_every} steps) fall on steps that are not evaluated (every "
+            f"{train.eval_every})",
+            "make train.save_every a multiple of train.eval_every",
+        )
     if config.run.backend == "local" and config.run.ray_address is not None:
         yield Contradiction(
             "run.ray_address",
@@ -122,6 +135,19 @@ def _of_drawing(config: Config, algorithm: Algorithm) -> Iterator[Contradiction]
             "between syncs the sampler holds older weights, and a checkpoint has them only as a synced reference: "
             "a resumed run could not go on",
             "set algorithm.reference: synced, or rollout.sync_every: 1",
+        )
+    if rollout.pipeline and rollout.colocate:
+        yield Contradiction(
+            "rollout.pipeline",
+            "colocated, learner and sampler take turns on the same GPUs: the next step cannot be drawn meanwhile",
+            "set rollout.colocate: false, or pipeline: 0",
+        )
+    if rollout.pipeline and rollout.sync_every > 1:
+        yield Contradiction(
+            "rollout.pipeline",
+            f"with sync_every {rollout.sync_every} the sampler lags behind on purpose: drawing ahead adds to that what "
+            "nobody asked for",
+            "set rollout.sync_every: 1, or pipeline: 0",
         )
 
 
@@ -212,6 +238,13 @@ def _of_ratios(config: Config, algorithm: Algorithm) -> Iterator[Contradiction]:
                 f"rollouts of up to {rollout.sync_every - 1} steps ago come from another policy than the one that is "
                 "trained; its ratio starts at the present policy and knows nothing of that",
                 "set algorithm.mismatch: tis, or rollout.sync_every: 1",
+            )
+        if rollout.pipeline:
+            yield Contradiction(
+                "rollout.pipeline",
+                "rollouts drawn ahead come from the policy of one step ago; the ratio starts at the present policy and "
+                "knows nothing of that",
+                "set algorithm.mismatch: tis, or rollout.pipeline: 0",
             )
     if switches.mismatch == "icepop" and not switches.mismatch_low < 1 < switches.mismatch_high:
         yield Contradiction(

@@ -10,17 +10,10 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+from oxrl_core.config.section import NonNegative, Positive, Section
+from oxrl_core.config.tripwires import TripwiresConfig
+
 AveragingCoefficient = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
 
 
 class RunConfig(Section):
@@ -37,7 +30,17 @@ class RunConfig(Section):
     call_timeout_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Deadline of one call of the learner or sampler (a step, a generation, a weight sync)."""
     max_hours: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock budget; the supervisor stops the run cleanly when it is spent."""
+    """Budget of hours, over all restarts; the supervisor stops the run cleanly when it is spent."""
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Budget of GPUs x hours, over all restarts; the run stops cleanly when it is spent. The CPU costs nothing."""
+    max_tokens: Positive | None = None
+    """Budget of trained tokens; the run saves and stops after the step that passes it."""
+    max_restarts: NonNegative = 2
+    """Times that a driver which was killed, crashed or lost a worker is started again, from its last checkpoint."""
+    on_stall: Literal["alert", "stop", "restart"] = "alert"
+    """What follows the alert when nothing is achieved any more; `restart` counts as one of `max_restarts`."""
+    stall_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """Least time without progress that is a stall; ten usual steps, if longer; start-up: 3 x start_timeout_seconds."""
     stop_grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Time between asking the run's processes to leave and killing them."""
 
@@ -68,6 +71,8 @@ class ModelConfig(Section):
     """Recompute activations in backward: less memory, about a third more time."""
     train_towers: bool = False
     """Train (or adapt, with LoRA) vision and audio towers and their projectors as well as the language model."""
+    action_tokens: bool = False
+    """Robot actions: give the vocabulary a token for each action of the data's code, kept in actions.json (VLA)."""
     lora: LoraConfig = LoraConfig()
     """Low-rank adapters."""
 
@@ -272,8 +277,12 @@ class RolloutConfig(Section):
     """Dynamic sampling: most rounds of drawing in one step; then it goes on with what it has."""
     sync_every: Positive = 1
     """Steps between weight syncs to the sampler; above 1 the rollouts are stale by that much (SPIN: an iteration)."""
+    pipeline: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: draw the next step while this one is learned from, with weights one step older; `staleness` says how old."""
     drawn_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """gkd: share of a step's rows whose completion the student draws; the others keep that of the data."""
+    retries: NonNegative = 2
+    """Sampler workers that may die and be replaced in a run on Ray; above 0 Ray keeps a copy of the synced weights."""
     max_completion_tokens: Positive = 512
     """Most tokens of a completion."""
     stop_at_eos: bool = True
@@ -284,6 +293,8 @@ class RolloutConfig(Section):
     """Largest allowed |trainer - sampler| log-prob of a probe row after a sync; none: 1e-3 in float32, 0.5 in bf16."""
     record: bool = True
     """Write every rollout of every step to rollouts/step-*.parquet in the run directory."""
+    record_max_gib: Annotated[float, Field(gt=0)] | None = 20.0
+    """Size of the record from which on every second of the older steps is let go, again and again; none: no bound."""
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -332,8 +343,14 @@ class TrainConfig(Section):
     """Most held-out rows of one evaluation."""
     save_every: NonNegative = 0
     """Steps between checkpoints; 0: at the end only."""
+    save_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after which a step is followed by a checkpoint, beside those of save_every."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
+    keep_best: NonNegative = 0
+    """Best checkpoints that are kept beside them, by held-out reward, else by held-out loss."""
+    async_save: bool = False
+    """Write checkpoints while training goes on: each rank first copies its state to host memory (12 bytes a weight)."""
     resume: bool = True
     """Go on from the newest valid checkpoint of the run directory, where there is one."""
 
@@ -354,6 +371,17 @@ class ReportConfig(Section):
     """Steps between rows of metrics.jsonl."""
     samples_every: NonNegative = 10
     """RL: steps between samples shown in the log; 0: none."""
+    sinks: tuple[Literal["auto", "trackio", "tensorboard", "mlflow", "wandb"], ...] = ("auto",)
+    """Where metrics go beside metrics.jsonl; `auto`: trackio where it is installed, but not in CI or under pytest."""
+    project: Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "oxrl"
+    """Project (MLflow: experiment) that the sinks file the run under."""
+
+
+class ExportConfig(Section):
+    push_to_hub: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """Hub repository (`owner/name`) that the final model is pushed to, with its card; the token is $HF_TOKEN."""
+    private: bool = True
+    """Whether a repository that is made for it is private."""
 
 
 class Config(Section):
@@ -377,3 +405,7 @@ class Config(Section):
     """Sharding and offloading."""
     report: ReportConfig = ReportConfig()
     """What is written how often."""
+    tripwires: TripwiresConfig = TripwiresConfig()
+    """What is watched at every step."""
+    export: ExportConfig = ExportConfig()
+    """Where the final model goes."""

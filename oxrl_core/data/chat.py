@@ -119,7 +119,29 @@ def _stop_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _applied(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> tuple[str, Exception | None]:
-    """What the template makes of the messages, or why it refuses them."""
+    """What the template makes of the messages, or why it refuses them.
+
+    Templates of models that see (SmolVLM's) walk through a message's parts, and make nothing of a plain text, without
+    a word: where the last text is not there, it is given as a part.
+    """
+    text, refusal = _apply(tokenizer, messages, add_generation_prompt)
+    last: Any = messages[-1]["content"] if messages else ""
+    if refusal is None and isinstance(last, str) and last.strip() not in text:
+        parts: list[Any] = [
+            {**message, "content": [{"type": "text", "text": message["content"]}]}
+            if isinstance(message["content"], str)
+            else message
+            for message in messages
+        ]
+        of_parts, second_refusal = _apply(tokenizer, parts, add_generation_prompt)
+        if second_refusal is None and last.strip() in of_parts:
+            return of_parts, None
+    return text, refusal
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool
+) -> tuple[str, Exception | None]:
     try:
         text = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt

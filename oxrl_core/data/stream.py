@@ -43,7 +43,7 @@ class RowStream:
         endless = [isinstance(rows, Endless) for rows in rows_by_source]
         self.mix = MixedRatio([len(rows) for rows in rows_by_source], ratios, seed, shuffle, endless)
         self.progress = progress
-        self._order: list[tuple[int, int]] = []
+        self._order: Sequence[tuple[int, int]] = ()
         self._order_epoch: int | None = None  # the epoch that _order belongs to
 
     @property
@@ -76,7 +76,7 @@ class RowStream:
         """The rows of an epoch in order; the stream stays where it is."""
         return (self.rows_by_source[source][index] for source, index in self.mix.order(epoch))
 
-    def _current_order(self) -> list[tuple[int, int]]:
+    def _current_order(self) -> Sequence[tuple[int, int]]:
         if self._order_epoch != self.progress.epoch:
             self._order = self.mix.order(self.progress.epoch)
             self._order_epoch = self.progress.epoch
@@ -101,7 +101,7 @@ class RenderedStream(Generic[Item]):
         self.render = render
         self.notes = notes or RenderNotes()  # what the renderer did to rows so far
         self.bad = bad  # rows that could not be read, and why
-        self.num_dropped = 0
+        self.taken: list[str] = []  # the row of each item that the last `take` gave
         self._dropped_in_turn = 0
         self._rendered: tuple[Row, list[Item]] | None = None  # the row that is taken in part: it is rendered once
 
@@ -109,6 +109,16 @@ class RenderedStream(Generic[Item]):
     def rows_per_epoch(self) -> int:
         """Rows of one epoch, those that are dropped included."""
         return self.rows.rows_per_epoch
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows that became nothing."""
+        return self.counts.get("dropped", 0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that were dropped or changed in any way, by what was done to them, over the whole run."""
+        return self.rows.progress.row_counts
 
     def count_items(self) -> int:
         """Items of the first epoch, by rendering all of its rows: where rows give several, rows are no measure."""
@@ -120,7 +130,9 @@ class RenderedStream(Generic[Item]):
     def take(self, num_items: int) -> list[Item]:
         """The next items, as many as asked for."""
         items: list[Item] = []
+        self.taken = []
         progress = self.rows.progress
+        before = self.notes.counts.copy()
         while len(items) < num_items:
             row = self.rows.current()
             if self._rendered is None or self._rendered[0]["id"] != row["id"]:  # a lazy row is another object each time
@@ -128,18 +140,24 @@ class RenderedStream(Generic[Item]):
             of_row = self._rendered[1]
             part = of_row[progress.item_cursor : progress.item_cursor + num_items - len(items)]
             items += part
+            self.taken += [str(row["id"])] * len(part)
             progress.item_cursor += len(part)
             if progress.item_cursor >= len(of_row):
                 self.rows.advance()
                 self._rendered = None
             self._count_dropped(row, of_row)
+        for kind, number in (self.notes.counts - before).items():
+            self._count(kind, number)
         return items
+
+    def _count(self, kind: str, number: int = 1) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + number
 
     def _count_dropped(self, row: Row, of_row: list[Item]) -> None:
         if of_row:
             self._dropped_in_turn = 0
             return
-        self.num_dropped += 1
+        self._count("dropped")
         self._dropped_in_turn += 1
         if self._dropped_in_turn > 2 * self.rows_per_epoch:  # else a run whose rows are all too long would never end
             raise DataError(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from oxrl_core.datasets import files
 from oxrl_core.datasets.columns import Columns, columns_of, normalise
-from oxrl_core.datasets.lazy import Endless, FileRows
+from oxrl_core.datasets.lazy import Endless, IndexedRows
+from oxrl_core.datasets.sources import LAZY_BYTES, Others, Source, sources_of
 from oxrl_core.discover import Catalogue, Function, summary_of
 from oxrl_core.errors import ConfigError, DataError
 from oxrl_core.parameters import Parameters, parameters_of
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
 RowsFunction = TypeVar("RowsFunction", bound=Callable[..., Sequence[Row] | Sequence[Row | DataError]])
 
+Made = Sequence[Row] | Sequence[Row | DataError]
+
 FIRST_ROWS = 100  # by these the columns are found
-LAZY_BYTES = 1024**3  # .jsonl files that are larger together are read row by row
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,16 @@ def read_rows(source: DatasetConfig, seed: int, *, strict: bool, lazy_bytes: int
     """The rows of a built-in dataset, a local file or folder, or a dataset of the hub, in one form.
 
     A row that cannot be read is raised where that is asked for, else it stands in `bad`. What is wrong with the whole
-    source is always raised, and so is a source of which every row is bad.
+    source is always raised, and so is a source of which every row is bad. Of files that are larger than `lazy_bytes`,
+    and of the hub, only the places of the rows are in memory.
     """
-    made = None if _is_file(source) or _is_hub(source) else _made(source, seed)
+    made = None if _is_file(source) else _made(source, seed)
     if isinstance(made, Endless) and source.limit is None:
         return _endless(source, made)
-    if _is_file(source):
-        paths = files.files_of(_path(source), source.split)
-        size = sum(path.stat().st_size for path in paths)
-        if size > lazy_bytes and source.limit is None and all(path.suffix == ".jsonl" for path in paths):
-            return _lazy(source, paths, strict=strict)
     columns, entries = _with_columns(source, _entries(source, made), strict=strict)
+    sources = _lazy_sources(source, made, lazy_bytes)
+    if sources:
+        return _lazy(source, sources, columns, strict=strict)
     rows: list[Row] = []
     bad: list[DataError] = []
     for row, _ in _normalised(source, columns, entries):
@@ -134,7 +136,7 @@ def each_row(source: DatasetConfig, seed: int) -> tuple[Columns, Iterator[files.
 
     They come one after the other: never more than a few are in memory.
     """
-    made = None if _is_file(source) or _is_hub(source) else _made(source, seed)
+    made = None if _is_file(source) else _made(source, seed)
     columns, entries = _with_columns(source, _entries(source, made), strict=False)
     return columns, _normalised(source, columns, entries)
 
@@ -158,17 +160,18 @@ def _label(source: DatasetConfig) -> str:
     return f"{name}/{source.split}"
 
 
-def _entries(source: DatasetConfig, made: Sequence[Row] | Sequence[Row | DataError] | None) -> Iterator[files.Entry]:
+def _entries(source: DatasetConfig, made: Made | None) -> Iterator[files.Entry]:
     """The rows as the source has them, each with where it stands."""
-    if _is_file(source):
+    if made is None:
         return files.read_path(_path(source), source.split, source.limit)
-    rows: Iterable[Row | DataError]
+    rows: Iterable[Row | DataError] = made
     if isinstance(made, Endless) and source.limit is not None:
         rows = (made.make(index) for index in range(source.limit))  # as many as asked for, whatever an epoch has
-    else:
-        rows = files.read_hub(source.name.removeprefix("hub:"), source.split) if made is None else made
-    places = ((row, f"{source.name} {source.split}, row {index}") for index, row in enumerate(rows))
-    return islice(places, source.limit)
+    return islice(((row, _place(source, index)) for index, row in enumerate(rows)), source.limit)
+
+
+def _place(source: DatasetConfig, index: int) -> str:
+    return f"{source.name} {source.split}, row {index}"
 
 
 def _with_columns(
@@ -222,21 +225,28 @@ def _endless(source: DatasetConfig, made: Endless) -> Loaded:
     return Loaded(Endless(finished, made.epoch_rows), [], columns)
 
 
-def _lazy(source: DatasetConfig, paths: Sequence[Path], *, strict: bool) -> Loaded:
-    """The rows of files that are read through once, so that every bad one is known, and then only when asked for."""
-    columns, _ = _with_columns(source, files.read_path(_path(source), source.split), strict=strict)
+def _lazy_sources(source: DatasetConfig, made: Made | None, lazy_bytes: int) -> list[Source]:
+    """What is to be read row by row; nothing where all the rows may be in memory, or are there already."""
+    if made is not None:
+        is_there = isinstance(made, list | tuple | Endless)
+        return [] if is_there else [Others(made, partial(_place, source))]
+    paths = files.files_of(_path(source), source.split)
+    return sources_of(paths) if sum(files.size_of(path) for path in paths) > lazy_bytes else []
+
+
+def _lazy(source: DatasetConfig, sources: Sequence[Source], columns: Columns, *, strict: bool) -> Loaded:
+    """The rows of sources that are read through once, so that every bad one is known, and then only when asked for."""
     label = _label(source)
-    rows = FileRows(lambda row, number, place: normalise(row, f"{label}/{number}", columns, place))
+    rows = IndexedRows[Row](lambda row, number, place: normalise(row, f"{label}/{number}", columns, place))
     bad: list[DataError] = []
     number = 0
-    for path in paths:
-        file = rows.add_file(path)
-        for row, line, start in files.jsonl_lines(path):
-            tried = row
+    for one in sources:
+        rows.add_source(one)
+        left = None if source.limit is None else source.limit - number
+        for row, place, key in islice(one.scan(), left):
+            tried = row if isinstance(row, DataError) else _tried(row, f"{label}/{number}", columns, place)
             if not isinstance(tried, DataError):
-                tried = _tried(tried, f"{label}/{number}", columns, f"{path}, line {line}")
-            if not isinstance(tried, DataError):
-                rows.add_row(file, start, number)
+                rows.add_row(key, number)
             elif strict:
                 raise tried
             else:
@@ -246,7 +256,9 @@ def _lazy(source: DatasetConfig, paths: Sequence[Path], *, strict: bool) -> Load
     return Loaded(rows, bad, columns)
 
 
-def _made(source: DatasetConfig, seed: int) -> Sequence[Row] | Sequence[Row | DataError]:
+def _made(source: DatasetConfig, seed: int) -> Made:
+    if _is_hub(source):
+        return files.read_hub(source.name.removeprefix("hub:"), source.split)
     entry = get_dataset(source.name)
     if entry.splits and source.split not in entry.splits:
         raise ConfigError(

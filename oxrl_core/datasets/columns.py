@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from oxrl_core.datasets.media import media_of
+from oxrl_core.datasets.media import media_of, without_parts
 from oxrl_core.errors import DataError
 from oxrl_core.suggest import did_you_mean
 from oxrl_core.types import Message, Row
@@ -77,7 +77,9 @@ def columns_of(source: DatasetConfig, rows: Sequence[Row]) -> Columns:
 
 def normalise(row: Row, row_id: str, columns: Columns, place: str) -> Row:
     """The row in the form that every reader of rows knows."""
-    normalised: Row = {"id": row_id, "row": row} | _pair(row, columns, place) | media_of(row, place)
+    normalised: Row = {"id": row_id, "row": row}
+    row = without_parts(row, (columns.prompt, columns.chosen, columns.rejected, columns.completion), place)
+    normalised |= _pair(row, columns, place) | media_of(row, place)
     text = row.get(columns.text) if columns.text else None
     if isinstance(text, str):
         normalised["text"] = text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from oxrl_core.datasets import files
+from oxrl_core.datasets.lazy import IndexedRows
+from oxrl_core.datasets.sources import LAZY_BYTES, Others, Source, sources_of
 from oxrl_core.errors import DataError
 from oxrl_core.types import Row
 
@@ -17,27 +19,56 @@ class Unusable(ValueError):
 
 
 def converted(
-    convert: Callable[[Row], Row | None], *, name: str, hub_id: str, split: str, folder_variable: str
-) -> list[Row | DataError]:
+    convert: Callable[[Row], Row | None],
+    *,
+    name: str,
+    hub_id: str,
+    split: str,
+    folder_variable: str,
+    lazy_bytes: int = LAZY_BYTES,
+) -> Sequence[Row | DataError]:
     """The rows of a split in our form, and for those that have no such form the reason; None leaves a row out.
 
     `hub_id` is `<id>` or `<id>:<configuration>`. Where the environment variable names a folder, it is a copy of the
-    dataset: a clone of its repository, or files called after the split.
+    dataset: a clone of its repository, or files called after the split. From the hub, and of files larger than
+    `lazy_bytes`, the rows are read once, and then again when they are asked for.
     """
-    rows: list[Row | DataError] = []
-    for row, place in _entries(name, hub_id, split, folder_variable):
-        if isinstance(row, DataError):
-            rows.append(row)
-            continue
+
+    def tried(row: Row, place: str) -> Row | DataError | None:
         try:
-            found = convert(row)
+            return convert(row)
         except Unusable as reason:
-            rows.append(
-                DataError(f"not a row of {name}: {reason}", place, "mend or remove the row, or take another copy")
-            )
-            continue
-        if found is not None:
-            rows.append(found)
+            return DataError(f"not a row of {name}: {reason}", place, "mend or remove the row, or take another copy")
+
+    folder = os.environ.get(folder_variable)
+    if folder:
+        paths = files.files_of(_local(Path(folder).expanduser(), hub_id.partition(":")[2]), split)
+        if sum(files.size_of(path) for path in paths) <= lazy_bytes:
+            entries = (entry for path in paths for entry in files.READERS[path.suffix](path))
+            found = (row if isinstance(row, DataError) else tried(row, place) for row, place in entries)
+            return [one for one in found if one is not None]
+        return _again(tried, sources_of(paths))
+    return _again(tried, [Others(files.read_hub(hub_id, split), lambda index: f"{name} {split}, row {index}")])
+
+
+def _again(
+    tried: Callable[[Row, str], Row | DataError | None], sources: Sequence[Source]
+) -> IndexedRows[Row | DataError]:
+    """The rows, each converted again when it is asked for."""
+
+    def finish(row: Row, number: int, place: str) -> Row | DataError:
+        found = tried(row, place)
+        return found if found is not None else DataError("the row is another one now", place, "start the run again")
+
+    rows = IndexedRows[Row | DataError](finish)
+    for source in sources:
+        rows.add_source(source)
+        for row, place, key in source.scan():
+            found = row if isinstance(row, DataError) else tried(row, place)
+            if isinstance(found, DataError):
+                rows.add_instead(found)
+            elif found is not None:
+                rows.add_row(key, len(rows))
     return rows
 
 
@@ -48,15 +79,6 @@ def text_at(row: Row, *columns: str) -> str:
         if isinstance(value, str) and value.strip():
             return value
     raise Unusable(f"it has no text in {' or '.join(columns)}")
-
-
-def _entries(name: str, hub_id: str, split: str, folder_variable: str) -> Iterator[files.Entry]:
-    folder = os.environ.get(folder_variable)
-    if folder:
-        yield from files.read_path(_local(Path(folder).expanduser(), hub_id.partition(":")[2]), split)
-        return
-    for index, row in enumerate(files.read_hub(hub_id, split)):
-        yield row, f"{name} {split}, row {index}"
 
 
 def _local(folder: Path, configuration: str) -> Path:

@@ -10,9 +10,10 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from oxrl_core.errors import DataError, MachineError
 from oxrl_core.suggest import did_you_mean
@@ -21,6 +22,8 @@ from oxrl_core.types import Row
 Entry = tuple[Row | DataError, str]  # a row, or why there is none, and where it stands
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PARQUET_BUFFER = 1 << 20  # bytes of a column that are read at once
+PARQUET_ROWS = 256
 SPLIT_NAMES = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
@@ -122,31 +125,78 @@ def _read_json(path: Path) -> Iterator[Entry]:
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    csv.field_size_limit(sys.maxsize)  # completions are longer than the 128 KiB that csv allows
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(_decoded(file, path), strict=True)
+    with path.open("rb") as lines:
+        for row, line, _ in CsvReader(lines, path).rows():
+            yield row, f"{path}, line {line}"
+
+
+class CsvReader:
+    """The rows of a .csv file from where it stands, of which the byte is known at which each begins."""
+
+    def __init__(self, lines: BinaryIO, path: Path, names: Sequence[str] | None = None) -> None:
+        """`names`: the columns, where the file stands behind its first line."""
+        csv.field_size_limit(sys.maxsize)  # completions are longer than the 128 KiB that csv allows
+        self.lines = lines
+        self.path = path
+        self.start = lines.tell()  # of the line that is read next
+        self._reader = csv.reader(self._text(), strict=True)
         try:
-            names = reader.fieldnames or ()
+            self.names: Sequence[str] = names or next(self._reader, list[str]())
         except csv.Error as error:
             raise DataError(f"the line is not CSV: {error}", f"{path}, line 1", "mend the line") from error
+
+    def rows(self) -> Iterator[tuple[Row | DataError, int, int]]:
+        """Each row, the number of its last line, and the byte at which its first one begins."""
         while True:
+            start = self.start
             try:
-                row = next(reader)
+                fields = next(self._reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                place = f"{path}, line {reader.reader.line_num}"
-                yield DataError(f"the line is not CSV: {error}", place, "mend the line"), place
+                line = self._reader.line_num
+                yield (
+                    DataError(f"the line is not CSV: {error}", f"{self.path}, line {line}", "mend the line"),
+                    line,
+                    start,
+                )
                 continue
-            place = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                what = f"the line has not the {len(names)} columns of the first one"
-                yield DataError(what, place, "quote fields that hold commas or line breaks"), place
+            line = self._reader.line_num
+            if not fields:  # an empty line
+                continue
+            if len(fields) == len(self.names):
+                yield dict(zip(self.names, fields, strict=True)), line, start
             else:
-                yield dict(row), place
+                what = f"the line has not the {len(self.names)} columns of the first one"
+                fix = "quote fields that hold commas or line breaks"
+                yield DataError(what, f"{self.path}, line {line}", fix), line, start
+
+    def _text(self) -> Iterator[str]:
+        for line in self.lines:
+            begin = self.start
+            self.start += len(line)
+            content = line.removeprefix(BYTE_ORDER_MARK) if begin == 0 else line
+            try:
+                yield content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                place = f"{self.path}, byte {begin + error.start}"
+                raise DataError(f"the file is not UTF-8: {error.reason}", place, "convert it to UTF-8") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Entry]:
+    index = 0
+    with _parquet(path) as parquet:
+        # Not a group of rows at once, which may be the whole file: page by page, and few rows as Python's objects.
+        file: Any = parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER, pre_buffer=False)
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+            for row in batch.to_pylist():
+                yield row, f"{path}, row {index}"
+                index += 1
+
+
+@contextmanager
+def _parquet(path: Path) -> Generator[Any]:
+    """The library that reads parquet; what it raises says that the file is none."""
     try:
         # Heavy, and not in the light core. It ships no types.
         import pyarrow as pa  # type: ignore[import-untyped]
@@ -154,13 +204,8 @@ def _read_parquet(path: Path) -> Iterator[Entry]:
     except ImportError as error:
         raise MachineError("reading parquet needs pyarrow", str(path), 'uv pip install "oxrl[train]"') from error
     arrow_error: type[Exception] = cast("Any", pa).ArrowException
-    index = 0
     try:
-        file: Any = parquet.ParquetFile(path)
-        for batch in file.iter_batches():
-            for row in batch.to_pylist():
-                yield row, f"{path}, row {index}"
-                index += 1
+        yield cast("Any", parquet)
     except (arrow_error, OSError) as error:
         raise DataError(f"the file is not parquet: {error}", str(path), "write it again") from error
 
@@ -173,8 +218,17 @@ READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
 }
 
 
+def size_of(path: Path) -> int:
+    """Bytes of the rows of a file: of parquet, which is compressed, those that it says it becomes."""
+    if path.suffix != ".parquet":
+        return path.stat().st_size
+    with _parquet(path) as parquet:
+        metadata: Any = parquet.read_metadata(path)
+        return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+
+
 def read_hub(name: str, split: str) -> Sequence[Row]:
-    """The rows of `<id>` or `<id>:<configuration>` on the Hugging Face hub."""
+    """The rows of `<id>` or `<id>:<configuration>` on the Hugging Face hub; each is read from disk when asked for."""
     try:
         import datasets  # type: ignore[import-untyped]  # heavy, and not in the light core
     except ImportError as error:
@@ -182,7 +236,7 @@ def read_hub(name: str, split: str) -> Sequence[Row]:
     hub_id, _, configuration = name.partition(":")
     library: Any = datasets
     try:
-        return list(library.load_dataset(hub_id, configuration or None, split=split))
+        return library.load_dataset(hub_id, configuration or None, split=split)
     except Exception as error:  # the library raises a dozen kinds: offline, gated, no such id, split or configuration
         reason = str(error).strip().partition("\n")[0]
         raise DataError(

@@ -1,8 +1,13 @@
-"""Questions that a search engine does not answer (GPQA, arXiv:2311.12022, CC BY 4.0); gated on the hub."""
+"""Questions that a search engine does not answer (GPQA, arXiv:2311.12022, CC BY 4.0); gated on the hub.
+
+The id, the configuration and the names of the columns are those of the dataset's page. No test reaches the hub: what
+is tried are files in that layout, and the protocol of the hub against a server of our own.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 from oxrl_core.datasets.base import dataset
@@ -16,7 +21,9 @@ LETTERS = "ABCD"
 
 
 @dataset("gpqa", hub_id=HUB_ID, folder_variable=FOLDER)
-def gpqa(split: str, seed: int, *, subset: Literal["main", "diamond", "extended"] = "main") -> list[Row | DataError]:
+def gpqa(
+    split: str, seed: int, *, subset: Literal["main", "diamond", "extended"] = "main"
+) -> Sequence[Row | DataError]:
     """GPQA; the four choices stand in an order that depends on the row alone, and the answer is the letter."""
     hub_id = f"{HUB_ID}:gpqa_{subset}"
     return converted(_row, name="GPQA", hub_id=hub_id, split=split, folder_variable=FOLDER)

@@ -1,16 +1,16 @@
-"""Rows that are made when they are asked for: of a generator without end, or of files that do not fit into memory."""
+"""Rows that are made when they are asked for: of a generator without end, or of sources that do not fit into memory."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from io import BufferedReader
-from pathlib import Path
-from typing import Any, overload
+from typing import Generic, TypeVar, overload
 
-from oxrl_core.datasets import files
+from oxrl_core.datasets.sources import Source
 from oxrl_core.errors import DataError
 from oxrl_core.types import Row
+
+Kept = TypeVar("Kept")  # a row, or a row or why there is none
 
 
 class Endless(Sequence[Row]):
@@ -36,64 +36,53 @@ class Endless(Sequence[Row]):
         return self.make(index)
 
 
-class FileRows(Sequence[Row]):
-    """The rows of .jsonl files, of which only the places are in memory; a row is read when it is asked for."""
+class IndexedRows(Sequence[Kept], Generic[Kept]):
+    """The rows of sources, of which only the places are in memory, 20 bytes each; a row is read when it is asked for.
 
-    def __init__(self, finish: Callable[[Row, int, str], Row]) -> None:
-        self.finish = finish  # (row, number of the row, where it stands) -> the row in one form
-        self.paths: list[Path] = []
-        self.stamps: list[tuple[int, int]] = []  # size and time of each file when it was read through
-        self.file_of_row = array("H")
-        self.starts = array("Q")
+    `finish` makes of a source's row, its number and where it stands the row that is given.
+    """
+
+    def __init__(self, finish: Callable[[Row, int, str], Kept]) -> None:
+        self.finish = finish
+        self.sources: list[Source] = []
+        self.errors: dict[int, Kept] = {}  # what stands in the place of a row that has none
+        self.source_of_row = array("I")
+        self.keys = array("Q")
         self.numbers = array("Q")
-        self._open: dict[int, BufferedReader] = {}
 
-    def add_file(self, path: Path) -> int:
-        """The number of a file whose rows come next."""
-        found = path.stat()
-        self.paths.append(path)
-        self.stamps.append((found.st_size, found.st_mtime_ns))
-        return len(self.paths) - 1
+    def add_source(self, source: Source) -> None:
+        """The rows that are added next are of this source."""
+        self.sources.append(source)
 
-    def add_row(self, file: int, start: int, number: int) -> None:
-        """Remembers the row that begins at that byte of the file."""
-        self.file_of_row.append(file)
-        self.starts.append(start)
+    def add_row(self, key: int, number: int) -> None:
+        """Remembers the row that the last source finds under that key."""
+        self.source_of_row.append(len(self.sources) - 1)
+        self.keys.append(key)
         self.numbers.append(number)
 
+    def add_instead(self, error: Kept) -> None:
+        """Remembers why there is no row."""
+        self.errors[len(self.keys)] = error
+        self.add_row(0, 0)
+
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.keys)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> Kept: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+    def __getitem__(self, index: slice) -> Sequence[Kept]: ...
+    def __getitem__(self, index: int | slice) -> Kept | Sequence[Kept]:
         if isinstance(index, slice):
             return [self._row(at) for at in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return self._row(index)
+        return self._row(index % len(self))
 
-    def _row(self, index: int) -> Row:
-        file, number = self.file_of_row[index], self.numbers[index]
-        path = self.paths[file]
-        found = path.stat()
-        if (found.st_size, found.st_mtime_ns) != self.stamps[file]:
-            raise DataError(
-                "the file has changed since the run read it through",
-                where=str(path),
-                next_step="leave the data of a run as it is, or start the run again",
-            )
-        if file not in self._open:
-            self._open[file] = path.open("rb")
-        self._open[file].seek(self.starts[index])
-        place = f"{path}, byte {self.starts[index]}"
-        line = self._open[file].readline()
-        row = files.parse_line(line.removeprefix(files.BYTE_ORDER_MARK), place)
+    def _row(self, index: int) -> Kept:
+        if index in self.errors:
+            return self.errors[index]
+        row, place = self.sources[self.source_of_row[index]].read(self.keys[index])
         if isinstance(row, DataError):
             raise row
-        return self.finish(row, number, place)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # a file that is open does not go to another process
+        return self.finish(row, self.numbers[index], place)

@@ -1,4 +1,8 @@
-"""Competition mathematics (MATH, arXiv:2103.03874, MIT), with its levels and subjects."""
+"""Competition mathematics (MATH, arXiv:2103.03874, MIT), with its levels and subjects.
+
+The id, the configuration and the names of the columns are those of the dataset's page. No test reaches the hub: what
+is tried are files in that layout, and the protocol of the hub against a server of our own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ Level = Annotated[int, Field(ge=1, le=5)]
 
 
 @dataset("math", splits=("train", "test"), hub_id=HUB_ID, folder_variable=FOLDER)
-def math(split: str, seed: int, *, levels: Sequence[Level] = (), subjects: Sequence[str] = ()) -> list[Row | DataError]:
+def math(
+    split: str, seed: int, *, levels: Sequence[Level] = (), subjects: Sequence[str] = ()
+) -> Sequence[Row | DataError]:
     """MATH; the answer is the last box of the worked solution. `levels` 1 to 5 and `subjects`; none: all of them."""
 
     def convert(row: Row) -> Row | None:

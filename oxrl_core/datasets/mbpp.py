@@ -1,8 +1,13 @@
-"""Short Python programs with tests (MBPP, arXiv:2108.07732, CC BY 4.0)."""
+"""Short Python programs with tests (MBPP, arXiv:2108.07732, CC BY 4.0).
+
+The id, the configuration and the names of the columns are those of the dataset's page. No test reaches the hub: what
+is tried are files in that layout, and the protocol of the hub against a server of our own.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from oxrl_core.datasets.base import dataset
@@ -15,7 +20,7 @@ FOLDER = "OXRL_MBPP_DIR"
 
 
 @dataset("mbpp", splits=("train", "test", "validation", "prompt"), hub_id=HUB_ID, folder_variable=FOLDER)
-def mbpp(split: str, seed: int, *, subset: Literal["full", "sanitized"] = "full") -> list[Row | DataError]:
+def mbpp(split: str, seed: int, *, subset: Literal["full", "sanitized"] = "full") -> Sequence[Row | DataError]:
     """MBPP; the prompt shows the tests, as in the paper. The answer is the list of tests, as JSON."""
     hub_id = f"{HUB_ID}:{subset}"
     return converted(_row, name="MBPP", hub_id=hub_id, split=split, folder_variable=FOLDER)

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from typing import overload
 
 from oxrl_core.errors import ConfigError
+
+
+class Order(Sequence[tuple[int, int]]):
+    """Pairs of numbers in 12 bytes each: an epoch may have millions."""
+
+    def __init__(self, sources: array[int], indices: array[int]) -> None:
+        self.sources = sources
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[tuple[int, int]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Sequence[tuple[int, int]]:
+        if isinstance(index, slice):
+            return Order(self.sources[index], self.indices[index])
+        return self.sources[index], self.indices[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Order) and (self.sources, self.indices) == (other.sources, other.indices)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # as of a list
 
 
 class MixedRatio:
@@ -36,30 +64,40 @@ class MixedRatio:
         self.endless = list(endless) if endless is not None else [False] * len(lengths)
         self.counts = _shares(sum(lengths), ratios)  # rows of each source in one epoch
 
-    def order(self, epoch: int) -> list[tuple[int, int]]:
+    def order(self, epoch: int) -> Order:
         """(source, index in the source) of every row of an epoch, the sources evenly interleaved."""
         # Row k of n stands at (k + 1/2) / n of the epoch: any stretch of it holds the ratio to within one row.
-        places = sorted(((k + 0.5) / count, source) for source, count in enumerate(self.counts) for k in range(count))
+        places = [_places(source, count) for source, count in enumerate(self.counts)]
         chains = [iter(self._stretch(source, epoch)) for source in range(len(self.counts))]
-        return [(source, next(chains[source])) for _, source in places]
+        sources, indices = array("I"), array("Q")
+        for _, source in merge(*places):
+            sources.append(source)
+            indices.append(next(chains[source]))
+        return Order(sources, indices)
 
-    def _stretch(self, source: int, epoch: int) -> list[int]:
+    def _stretch(self, source: int, epoch: int) -> Sequence[int]:
         """The part of a source's chain of passes that falls into an epoch."""
         length, count = self.lengths[source], self.counts[source]
         start = epoch * count
         if self.endless[source]:
-            return list(range(start, start + count))
+            return range(start, start + count)
+        chain = array("Q")
         passes = range(start // length, -(-(start + count) // length))
-        chain = [index for number in passes for index in self._pass(source, number)]
+        for number in passes:
+            chain.extend(self._pass(source, number))
         offset = start - passes.start * length
         return chain[offset : offset + count]
 
-    def _pass(self, source: int, number: int) -> list[int]:
-        indices = list(range(self.lengths[source]))
+    def _pass(self, source: int, number: int) -> array[int]:
+        indices = array("Q", range(self.lengths[source]))
         if self.shuffle:
             # A generator of its own for each pass: nothing that else draws random numbers can change the data's order.
             random.Random(f"{self.seed}/{source}/{number}").shuffle(indices)
         return indices
+
+
+def _places(source: int, count: int) -> Iterator[tuple[float, int]]:
+    return (((k + 0.5) / count, source) for k in range(count))
 
 
 def _shares(total: int, ratios: Sequence[float]) -> list[int]:

@@ -1,7 +1,12 @@
-"""Mathematics with reasoning traces of DeepSeek-R1 that were verified (OpenR1-Math-220k, Apache-2.0)."""
+"""Mathematics with reasoning traces of DeepSeek-R1 that were verified (OpenR1-Math-220k, Apache-2.0).
+
+The id, the configuration and the names of the columns are those of the dataset's page. No test reaches the hub: what
+is tried are files in that layout, and the protocol of the hub against a server of our own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from oxrl_core.datasets.base import dataset
@@ -20,7 +25,7 @@ def openr1_math(
     *,
     subset: Literal["default", "extended", "all"] = "default",
     completion: Literal["generation", "solution"] = "generation",
-) -> list[Row | DataError]:
+) -> Sequence[Row | DataError]:
     """OpenR1-Math; the completion is the first whole trace with a verified answer, else the human `solution`."""
 
     def convert(row: Row) -> Row:

@@ -1,7 +1,12 @@
-"""Pairs of answers that a judge has rated (UltraFeedback, arXiv:2310.01377, MIT), in its binarized form."""
+"""Pairs of answers that a judge has rated (UltraFeedback, arXiv:2310.01377, MIT), in its binarized form.
+
+The id, the configuration and the names of the columns are those of the dataset's page. No test reaches the hub: what
+is tried are files in that layout, and the protocol of the hub against a server of our own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from oxrl_core.datasets.base import dataset
@@ -14,7 +19,7 @@ FOLDER = "OXRL_ULTRAFEEDBACK_DIR"
 
 
 @dataset("ultrafeedback", splits=("train", "test"), hub_id=HUB_ID, folder_variable=FOLDER)
-def ultrafeedback(split: str, seed: int, *, min_margin: float = 0.0) -> list[Row | DataError]:
+def ultrafeedback(split: str, seed: int, *, min_margin: float = 0.0) -> Sequence[Row | DataError]:
     """UltraFeedback; the margin is the difference of the two ratings. Pairs below `min_margin` are left out."""
 
     def convert(row: Row) -> Row | None:

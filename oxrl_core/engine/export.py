@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,29 +16,37 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from oxrl_core.data.collate import collate_examples
+from oxrl_core.engine.checkpoint import sync_below, sync_folder
 from oxrl_core.errors import CheckpointError
 from oxrl_core.models.heads import ScalarHead, ScoreModel
-from oxrl_core.models.load import load_scorer, load_tokenizer
+from oxrl_core.models.load import load_backbone, load_policy, load_scorer, load_tokenizer
+from oxrl_core.models.logprobs import PolicyModel
 from oxrl_core.models.lora import adapter_settings, adapter_state_dict, copies, merged_state_dict
 from oxrl_core.rewards.reward_model import ENDING_KEY
+from oxrl_core.runs.disk import disk_errors
+from oxrl_core.types import Example, TokenBatch
 
 if TYPE_CHECKING:
     from oxrl_core.engine.policy import PolicyEngine
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 ADAPTER_FOLDER = "adapter"
+CARD_FILE = "README.md"
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
     "chat_template.json",
+    "actions.json",  # what the action tokens mean
 )
 
 
-def export_model(policy: PolicyEngine, folder: Path) -> None:
+def export_model(policy: PolicyEngine, folder: Path, card: str = "") -> None:
     """Writes merged weights and tokenizer, the adapter in adapter/, a value head beside them. Every rank must call it.
 
-    A reward model is loaded again and must give the scores that it gave in training.
+    It is loaded again as anybody would load it, and must hold the bits that the trainer holds and say what the trainer
+    says about a row. `card` becomes README.md.
     """
     writes = policy.rank == 0
     weights = merged_state_dict(policy.policy.model, policy.gather, keep=writes)
@@ -46,24 +56,20 @@ def export_model(policy: PolicyEngine, folder: Path) -> None:
     value_head: dict[str, Tensor] = {}
     if policy.value_head is not None:
         value_head = copies(dict(policy.value_head.named_parameters()), policy.gather, keep=writes)
-    rows = probe_row(policy) if policy.head == "score" else {}
-    with policy.no_grad():
-        expected = policy.engine(**rows) if rows else None
+    expected = _answer(policy)
     reason = ""
     if writes:
-        unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-        unfinished.mkdir(parents=True)
-        _write(policy, unfinished, weights, adapter)
-        if value_head:
-            save_file(value_head, unfinished / VALUE_HEAD_FILE, metadata={"format": "pt"})
-        if expected is not None:
-            reason = compare_scorer(policy, unfinished, weights, rows, expected)
-        if not reason:
-            old = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-            if folder.exists():
-                folder.rename(old)
-            unfinished.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
+        with disk_errors(folder.parent, "then start the run again: it goes on from its newest checkpoint"):
+            unfinished = _empty_folder(folder)
+            _write(policy, unfinished, weights, adapter)
+            if value_head:
+                save_file(value_head, unfinished / VALUE_HEAD_FILE, metadata={"format": "pt"})
+            if card:
+                (unfinished / CARD_FILE).write_text(card, encoding="utf-8")
+            reason = compare(policy, unfinished, weights, expected)
+            if not reason:
+                sync_below(unfinished)
+                _replace(folder, unfinished)
     # All ranks learn how it went: one that went on alone would wait for the others at the next collective.
     verdict = [reason]
     if policy.world_size > 1:
@@ -72,38 +78,79 @@ def export_model(policy: PolicyEngine, folder: Path) -> None:
         raise CheckpointError(verdict[0], str(folder), "the unfinished folder beside it shows what was written")
 
 
-def probe_row(policy: PolicyEngine) -> dict[str, Tensor]:
-    """A row of 16 tokens that ends with no padding."""
-    config = policy.policy.base.config.get_text_config()
-    tokens = [token for token in range(min(17, config.vocab_size)) if token != config.pad_token_id][-16:]
-    ids = torch.tensor([tokens], device=policy.device)
-    ones = torch.ones_like(ids)
-    places = torch.arange(len(tokens), device=policy.device)[None]
-    return {"input_ids": ids, "attention_mask": ones.bool(), "position_ids": places, "segment_ids": ones}
+def _empty_folder(folder: Path) -> Path:
+    """A new folder beside it; what earlier attempts left there is gone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(leftover)
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
+    return unfinished
+
+
+def _replace(folder: Path, finished: Path) -> None:
+    """Puts the finished folder in the place of an earlier one, if there is one."""
+    old = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    if folder.exists():
+        folder.rename(old)
+    finished.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def probe_row(policy: PolicyEngine) -> TokenBatch:
+    """A row of 16 plain tokens: neither padding nor the place of a picture or a sound."""
+    configs = (policy.policy.base.config, policy.policy.base.config.get_text_config())
+    special = {
+        value
+        for config in configs
+        for name, value in vars(config).items()
+        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int)
+    }
+    tokens = list(islice((token for token in range(configs[1].vocab_size) if token not in special), 16))
+    example = Example(token_ids=tokens, completion_mask=[False] + [True] * (len(tokens) - 1))
+    return collate_examples([example], 0, packing=False, row_tokens=len(tokens))
+
+
+def _answer(policy: PolicyEngine) -> Tensor | None:
+    """What the trained model says about the probe row: log-probs or the score; a critic is known by its weights."""
+    if policy.head == "value":
+        return None
+    with policy.no_grad():
+        row = probe_row(policy)
+        answer = policy.scores(row) if policy.head == "score" else policy.logprobs(row, 1.0)[0]
+    return answer.cpu()
 
 
 @torch.no_grad()
-def compare_scorer(
-    policy: PolicyEngine, folder: Path, weights: dict[str, Tensor], rows: dict[str, Tensor], expected: Tensor
-) -> str:
-    """Why the written reward model is not the trained one; empty where every weight and the score are the same bits.
+def compare(policy: PolicyEngine, folder: Path, weights: dict[str, Tensor], expected: Tensor | None) -> str:
+    """Why the written model is not the trained one; empty where every weight is the same bits and the answer agrees.
 
-    Adapters are compared merged, by their weights alone: a score adds them in another order than it multiplies a sum.
+    On the CPU the answer is the same bits too. Not with adapters, which add in another order than the merged weights.
     """
-    model = policy.config.model.model_copy(update={"gradient_checkpointing": False})
-    scorer = load_scorer(folder, model, policy.dtype, seed=0)
-    found = scorer.state_dict()
+    # Read on the CPU: a GPU has no room for it twice.
+    attention = "sdpa" if policy.config.model.attention == "flash_attention_2" else policy.config.model.attention
+    model = policy.config.model.model_copy(update={"gradient_checkpointing": False, "attention": attention})
+    loaders = {"score": partial(load_scorer, seed=0), "value": load_backbone}
+    found = loaders.get(policy.head, load_policy)(folder, model, policy.dtype)
+    state = found.state_dict()
     for name, weight in weights.items():
-        if name not in found or not torch.equal(found[name], weight):
-            return f"the written reward model has another {name} than the trained one"
-    if isinstance(policy.policy.model, peft.PeftModel):
+        if name not in state or not torch.equal(state[name], weight):
+            return f"the written model has another {name} than the trained one"
+    if expected is None:
         return ""
-    score = ScoreModel(scorer).eval().to(policy.device)(**rows)
-    # A GPU chooses among kernels by where the weights lie in memory, which is not where training had them.
-    limit = 0.0 if policy.device.type == "cpu" else 1e-4 if policy.precision == "float32" else 0.1
-    if bool(((score - expected).abs() <= limit * (1 + expected.abs())).all()):
+    row = probe_row(policy)
+    inputs = {name: getattr(row, name) for name in ("input_ids", "attention_mask", "position_ids", "segment_ids")}
+    if policy.head == "score":
+        answer = ScoreModel(found).eval()(**inputs)
+    else:
+        answer = PolicyModel(found).eval()(**inputs, wanted=row.completion_mask, temperature=1.0)[0]
+    is_adapted = isinstance(policy.policy.model, peft.PeftModel)
+    is_bitwise = policy.device.type == "cpu" and not is_adapted
+    limit = 0.0 if is_bitwise else 1e-4 if policy.precision == "float32" else 0.1
+    if bool(((answer - expected).abs() <= limit * (1 + expected.abs())).all()):
         return ""
-    return f"the written reward model scores {score.tolist()}, in training {expected.tolist()}"
+    return f"the written model says {answer.flatten().tolist()}, the trained one {expected.flatten().tolist()}"
 
 
 def load_value_head(head: ScalarHead, folder: Path) -> None:

@@ -22,13 +22,14 @@ from oxrl_core.engine.export import export_model, load_value_head
 from oxrl_core.engine.ranks import join_ranks
 from oxrl_core.engine.reference import AdapterReference, WholeReference
 from oxrl_core.engine.schedule import learning_rate
-from oxrl_core.engine.state import load_state, save_state
-from oxrl_core.errors import ConfigError, ModelError, NumericsError
+from oxrl_core.engine.state import Snapshot, load_state, take_snapshot
+from oxrl_core.engine.update_watch import UpdateWatch, plain_gradient_norm, require_finite
+from oxrl_core.errors import ConfigError, ModelError
 from oxrl_core.models.heads import ScalarHead, ScoreModel, ValueModel, make_value_head
 from oxrl_core.models.load import load_backbone, load_policy, load_scorer
 from oxrl_core.models.logprobs import PolicyModel, unpack
 from oxrl_core.models.lora import add_lora, bound_modules, merged_state_dict
-from oxrl_core.models.multimodal import freeze_towers, is_multimodal
+from oxrl_core.models.multimodal import freeze_towers, is_multimodal, names_in_files
 from oxrl_core.models.teacher import Teacher, load_teacher
 from oxrl_core.types import Distributions, TokenBatch
 
@@ -95,6 +96,7 @@ class PolicyEngine:
             self.teacher = load_teacher(teacher_folder, model_folder, self._tokens(), config.model, self.dtype)
             self.teacher.model.to(self.device)
         self.engine = self._wrap()
+        self.watch = UpdateWatch(self) if config.tripwires.enabled else None
 
     # ---- the signals -------------------------------------------------------------------------------------------------
 
@@ -221,28 +223,15 @@ class PolicyEngine:
         rate = learning_rate(self.num_steps, self.train_config, self.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        plain = self._plain_gradient_norm()  # without ZeRO, DeepSpeed clips but does not say the norm
-        if plain is not None:
-            self._require_finite(plain)
+        first_bad = self.watch.before_step() if self.watch is not None else None
+        plain = plain_gradient_norm(self)  # without ZeRO, DeepSpeed clips but does not say the norm
+        require_finite(self, plain or 0.0, first_bad)
         self.engine.step()
         norm = plain if plain is not None else float(self.engine.get_global_grad_norm())
-        self._require_finite(norm)
+        require_finite(self, norm)
+        watched = self.watch.after_step() if self.watch is not None else {}
         self.num_steps += 1
-        return {"lr": rate, "grad_norm": norm}
-
-    def _plain_gradient_norm(self) -> float | None:
-        if self.zero_stage > 0:
-            return None
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        return float(nn.utils.get_total_norm(gradients))
-
-    def _require_finite(self, norm: float) -> None:
-        if not torch.isfinite(torch.tensor(norm)):
-            raise NumericsError(
-                f"the gradient norm is {norm}",
-                f"step {self.num_steps + 1}, rank {self.rank}",
-                "go on from the last checkpoint with a lower train.lr or precision float32; look at the last rollouts",
-            )
+        return {"lr": rate, "grad_norm": norm, **watched}
 
     # ---- weights in and out ------------------------------------------------------------------------------------------
 
@@ -257,21 +246,23 @@ class PolicyEngine:
         return self._as_in_files(self.reference.weights(self.gather, keep=self.rank == 0))
 
     def _as_in_files(self, weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        from transformers.core_model_loading import revert_weight_conversion
+        return names_in_files(self.policy.base, weights) if self.rank == 0 else None
 
-        return revert_weight_conversion(self.policy.base, weights) if self.rank == 0 else None
-
-    def export_model(self, folder: Path) -> None:
+    def export_model(self, folder: Path, card: str = "") -> None:
         """Writes a folder that transformers and vLLM load: merged weights and tokenizer; the adapter in adapter/.
 
         A value head stands beside them; a critic is a backbone with its value head; a reward model is a sequence
-        classifier with one label, which is loaded again and compared.
+        classifier with one label. What was written is loaded again and compared. `card` becomes its README.md.
         """
-        export_model(self, folder)
+        export_model(self, folder, card)
 
     def save(self, folder: Path) -> None:
         """Writes this rank's share of all that a bit-exact resume needs: safetensors and JSON, no pickle."""
-        save_state(self, folder)
+        self.snapshot(copy=False).write(folder)
+
+    def snapshot(self, *, copy: bool = True) -> Snapshot:
+        """The same in host memory, to be written later; every rank must call it."""
+        return take_snapshot(self, copy=copy)
 
     def load(self, folder: Path) -> None:
         """Goes on exactly where save() was called; same ranks, same ZeRO stage, same model."""

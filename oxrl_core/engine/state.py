@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from oxrl_core.engine.checkpoint import write_rank_receipt
+from oxrl_core.engine.tensor_file import write_record, write_tensors
 from oxrl_core.errors import CheckpointError
+from oxrl_core.runs.disk import disk_errors
 
 if TYPE_CHECKING:
     from oxrl_core.engine.policy import PolicyEngine
@@ -25,41 +28,60 @@ FORMAT = 1
 REFERENCE_FILE = "reference.safetensors"
 
 
-def save_state(policy: PolicyEngine, folder: Path) -> None:
-    """Writes rank-k.safetensors, rank-k.json and, last, the receipt rank-k.ok; rank 0 a refreshed reference as well."""
-    folder.mkdir(parents=True, exist_ok=True)
+@dataclass
+class Snapshot:
+    """What one rank is at one moment, in host memory: it can be written while training goes on."""
+
+    rank: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    reference: dict[str, Tensor] = field(default_factory=dict[str, Tensor])  # a refreshed one, of rank 0
+
+    def write(self, folder: Path) -> None:
+        """Writes rank-k.safetensors, rank-k.json, a refreshed reference and, last, the receipt rank-k.ok."""
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            weights_file, facts_file = _names(folder, self.rank)
+            written = {weights_file.name: write_tensors(weights_file, self.tensors)}
+            written[facts_file.name] = write_record(facts_file, self.facts)
+            if self.reference:
+                written[REFERENCE_FILE] = write_tensors(folder / REFERENCE_FILE, self.reference)
+            write_rank_receipt(folder, self.rank, written)
+
+
+def take_snapshot(policy: PolicyEngine, *, copy: bool) -> Snapshot:
+    """All that this rank needs to go on exactly here; every rank must call it.
+
+    `copy` false: tensors of the CPU are the trainer's own, to be written before it goes on.
+    """
     tensors: dict[str, Tensor] = {}
     optimizer = base_optimizer(policy)
     for index, master in enumerate(masters(policy)):
         # Without ZeRO all ranks hold the same; the first one's copy serves all.
         if policy.zero_stage == 0 and policy.rank > 0:
             break
-        tensors[f"{index}.master"] = _plain(master)
+        tensors[f"{index}.master"] = _plain(master, copy)
         for name, value in optimizer.state.get(master, {}).items():
-            tensors[f"{index}.{name}"] = _plain(value)
+            tensors[f"{index}.{name}"] = _plain(value, copy)
     states, scalars = random_states(policy.device)
     tensors |= states
-    weights_file, facts_file = _names(folder, policy.rank)
-    save_file(tensors, weights_file)
+    is_refreshed = policy.reference is not None and policy.reference.is_refreshed
     facts = {
         **_identity(policy),
         "num_steps": policy.num_steps,
-        "running": policy.running,
-        "reference_is_refreshed": policy.reference is not None and policy.reference.is_refreshed,
+        "running": dict(policy.running),
+        "reference_is_refreshed": is_refreshed,
         "random": scalars,
     }
-    facts_file.write_text(json.dumps(facts), encoding="utf-8")
-    files = [weights_file, facts_file]
-    if policy.reference is not None and policy.reference.is_refreshed:
+    snapshot = Snapshot(policy.rank, tensors, facts)
+    if policy.reference is not None and is_refreshed:
         reference = policy.reference.tensors(policy.gather, keep=policy.rank == 0)
-        if policy.rank == 0:
-            save_file(reference, folder / REFERENCE_FILE)
-            files.append(folder / REFERENCE_FILE)
-    write_rank_receipt(folder, policy.rank, files)
+        snapshot.reference = {name: _plain(value, copy) for name, value in reference.items()}
+    return snapshot
 
 
 def load_state(policy: PolicyEngine, folder: Path) -> None:
-    """Puts back what save_state wrote; refuses a checkpoint of another shape."""
+    """Puts back what a snapshot wrote; refuses a checkpoint of another shape."""
     weights_file, facts_file = _names(folder, policy.rank)
     try:
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
@@ -187,5 +209,5 @@ def _names(folder: Path, rank: int) -> tuple[Path, Path]:
     return folder / f"rank-{rank:05d}.safetensors", folder / f"rank-{rank:05d}.json"
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu").contiguous()
+def _plain(tensor: Tensor, copy: bool) -> Tensor:
+    return tensor.detach().to("cpu", copy=copy).contiguous()

@@ -105,6 +105,12 @@ def load_scorer(folder: Path, model: ModelConfig, dtype: torch.dtype, seed: int)
         raise ModelError(
             f"the model cannot be loaded: {_first_line(error)}", str(folder), "the folder needs a config.json"
         ) from error
+    if is_multimodal(config):
+        raise ModelError(
+            f"a {config.model_type} model reads pictures or sounds, and reward models here read text alone",
+            str(folder),
+            "take a text model; or judge pictures by reward.name: judge, multimodal or a function of your own",
+        )
     has_score = any("SequenceClassification" in name for name in config.architectures or [])
     if has_score and config.num_labels != 1:
         raise ModelError(f"the model gives {config.num_labels} labels", str(folder), "a reward model gives one score")

@@ -25,10 +25,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.core_model_loading import revert_weight_conversion
 
 from oxrl_core.errors import ModelError
 from oxrl_core.models.miniature_media import SMALL_MEDIA, add_placeholders, open_eyes, shrink_media, write_processor
+from oxrl_core.models.multimodal import names_in_files
 
 CHARACTERS = "0123456789+-=:> ?"
 CHARS_ARCHITECTURE: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
         if all(tensor.data_ptr() != kept.data_ptr() for kept in weights.values()):
             weights[name] = tensor
     if model.config.model_type in SMALL_MEDIA:  # whose files have other names than the modules
-        weights = revert_weight_conversion(model, weights)
+        weights = names_in_files(model, weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

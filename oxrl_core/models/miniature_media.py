@@ -123,7 +123,7 @@ SMALL_MEDIA: dict[str, dict[str, Any]] = {
             "encoder_layers": 2,
             "encoder_attention_heads": 2,
             "encoder_ffn_dim": 64,
-            "max_source_positions": 50,  # half of the frames of a second
+            "max_source_positions": 1500,  # half of the frames of 30 s: vLLM takes no other window
         },
     },
 }
@@ -177,11 +177,16 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "sampling_rate": 16_000,
         "hop_length": 160,
         "n_fft": 400,
-        "chunk_length": 1,
+        "chunk_length": 30,
         "padding_value": 0.0,
         "return_attention_mask": True,
         "feature_extractor_type": "WhisperFeatureExtractor",
     },
+}
+
+# What other files of the processor say: other programs read how many tokens a picture is from there.
+BESIDE: dict[str, dict[str, Any]] = {
+    "idefics3": {"processor_config.json": {"image_seq_len": 4, "processor_class": "Idefics3Processor"}},
 }
 
 
@@ -225,6 +230,8 @@ def open_eyes(model: PreTrainedModel) -> None:
 
 
 def write_processor(folder: Path, model_type: str) -> None:
-    """The preprocessor_config.json of the family, with the sizes of the miniature."""
+    """The processor files of the family, with the sizes of the miniature."""
     content = json.dumps(PROCESSORS[model_type], indent=2)
     (folder / "preprocessor_config.json").write_text(content, encoding="utf-8")
+    for name, facts in BESIDE.get(model_type, {}).items():
+        (folder / name).write_text(json.dumps(facts, indent=2), encoding="utf-8")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LANGUAGE_PARTS = ("language_model", "text_model")
 # A completion cannot hold a placeholder: nothing would stand behind it. Finite, so that 0 x log 0 is 0 in an entropy.
 NEVER = -1e9
+TWICE, ONCE = "language_model.model.model.", "language_model.model."
 
 
 def is_multimodal(config: Any) -> bool:
@@ -51,6 +52,15 @@ def with_media(model: PreTrainedModel, inputs: dict[str, Any], media: dict[str, 
     device = inputs["input_ids"].device
     moved = {name: tensor.to(device) for name, tensor in (media or {}).items()}
     return inputs | MODEL_INPUTS[model.config.model_type](model, inputs, moved)
+
+
+def names_in_files(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the model under the names of its published files."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    named = revert_weight_conversion(model, weights)
+    # transformers 5 writes this part of Qwen2-Audio's names twice; it reads them again, vLLM and others do not.
+    return {name.replace(TWICE, ONCE): tensor for name, tensor in named.items()}
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

@@ -6,6 +6,11 @@ backtracks for ever holds the interpreter's lock, so no thread of the driver cou
 The workers are plain interpreters (rewards/worker.py), started once and kept: a fork of the driver would copy the locks
 of Ray's and torch's threads. They isolate against hanging and crashing, not against malice.
 
+A status says whose doing a verdict is. "ok" and "no_answer" are the model's: their value counts, and 0 is a value. A
+program that runs too long is a wrong program: 0, "ok", with the part "late" at 1. "timeout" and "error" are the
+verifier's: one that came to no answer in its own time (math-verify's seconds, a judge's, the step's), or that failed.
+They have no value, and the rollout is left out of training.
+
 Verdicts that somebody else computes (a judge behind a URL, a reward model on a GPU) come from a `Service` instead: the
 driver only waits for it, and what it remembers (budget, cache, connections) must be one thing, not one per process.
 """
@@ -72,9 +77,10 @@ class Reward:
     params: dict[str, Any] = field(default_factory=dict[str, Any])  # in the catalogue: the defaults
     needs_answer: bool = False  # it compares with the row's reference answer
     service: Service | None = field(default=None, compare=False, repr=False)
-    make_service: Callable[..., Service] | None = field(default=None, compare=False, repr=False)
+    make_service: Callable[..., Service | None] | None = field(default=None, compare=False, repr=False)
     gold: Callable[..., str | None] | None = field(default=None, compare=False, repr=False)  # see `reward`
     check: Callable[..., None] | None = field(default=None, compare=False, repr=False)  # see `reward`
+    rests_on: Callable[..., str] | None = field(default=None, compare=False, repr=False)  # see `reward`
 
     @property
     def parameters(self) -> Parameters:
@@ -140,17 +146,19 @@ def reward(
     *,
     scope: Scope = "rollout",
     needs_answer: bool = False,
-    service: Callable[..., Service] | None = None,
+    service: Callable[..., Service | None] | None = None,
     gold: Callable[..., str | None] | None = None,
     check: Callable[..., None] | None = None,
+    rests_on: Callable[..., str] | None = None,
 ) -> Callable[[RewardFunction], RewardFunction]:
     """A decorator that registers a reward function under a name and returns it unchanged.
 
     The function sees a rollout and returns a number or a Score; with scope "group" it sees the list of a prompt's
     rollouts and returns as many. What it raises becomes a Score with status "error". `service` makes, from the
-    parameters, what computes the verdicts instead of the worker processes. `gold` writes, from a prompt and the
-    parameters, the completion that its reference answer stands for (None: it cannot say): before step 0 such
-    completions must score 1 (rewards/self_test.py). `check` raises where parameters contradict each other.
+    parameters, what computes the verdicts instead of the worker processes (None: they do). `gold` writes, from a prompt
+    and the parameters, the completion that its reference answer stands for (None: it cannot say): before step 0 such
+    completions must score 1 (rewards/self_test.py). `check` raises where parameters contradict each other. `rests_on`
+    says, from the parameters, what of this machine the verdicts rest on: it is written into the run.
     """
 
     def register(function: RewardFunction) -> RewardFunction:
@@ -161,6 +169,7 @@ def reward(
             make_service=service,
             gold=gold,
             check=check,
+            rests_on=rests_on,
         )
         _catalogue.add(name, function, entry)
         return function

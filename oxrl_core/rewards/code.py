@@ -10,7 +10,8 @@ from pydantic import Field
 from oxrl_core.parameters import Positive
 from oxrl_core.rewards.base import reward
 from oxrl_core.rewards.code_tests import Script, Tests, read_tests
-from oxrl_core.rewards.sandbox import wire
+from oxrl_core.rewards.sandbox import level, wire
+from oxrl_core.rewards.sandbox.fast import FastTier, shared_interpreter
 from oxrl_core.rewards.sandbox.pool import Deadline, Execution, Sandbox, Stopped, shared_sandbox
 from oxrl_core.types import Prompt, Rollout, Score
 
@@ -29,13 +30,24 @@ def gold_program(prompt: Prompt, **parameters: Any) -> str | None:
     return solution if "```" in solution else f"```python\n{solution}\n```"
 
 
-@reward("code", gold=gold_program)
+def holds(*, interpreter: bool = True, **parameters: Any) -> str:
+    """What holds the programs here, in words."""
+    sandbox, fast = Sandbox(), FastTier()
+    try:
+        return f"{sandbox.level}; {fast.describe()}" if interpreter else str(sandbox.level)
+    finally:
+        sandbox.close()
+        fast.close()
+
+
+@reward("code", gold=gold_program, rests_on=holds)
 def code(
     rollout: Rollout,
     *,
     partial: bool = False,
     seconds: Positive = 4.0,
     memory_mib: Annotated[int, Field(ge=64)] = 512,
+    interpreter: bool = True,
 ) -> Score:
     """1 where the completion's program passes every test of its row, else 0; `partial`: the share that it passes.
 
@@ -43,7 +55,8 @@ def code(
     `seconds`, and each of its processes `memory_mib`. A program past its deadline is a wrong one: 0, with the part
     "late" at 1. Left out of training, it would teach that never ending costs less than failing. A completion without a
     program has status "no_answer", a row without tests "error". Nothing runs where the kernel cannot hold it (`oxrl
-    doctor`).
+    doctor`). `interpreter`: whether pydantic-monty is asked first, where it is installed: what passes there has passed,
+    and whatever else comes of it, the sandbox decides.
     """
     tests = read_tests(rollout.prompt.row)
     program = program_of(rollout.text)
@@ -56,8 +69,11 @@ def code(
         program = str(rollout.prompt.row.get("prompt") or "") + program
     if len(program) > MAX_CODE:
         return Score(0.0, "ok", {"tests": 0.0}, f"the program has {len(program)} characters")
-    sandbox, deadline = shared_sandbox(), Deadline(seconds)
-    level = sandbox.level.name
+    sandbox = shared_sandbox()
+    level.require(sandbox.level)
+    if interpreter and passes_in_interpreter(shared_interpreter(), program, tests, memory_mib):
+        return Score(1.0, "ok", {"tests": 1.0}, f"{len(tests)} of {len(tests)} tests passed; sandbox: monty")
+    deadline = Deadline(seconds)
     try:
         verdicts = run_tests(sandbox, program, tests, deadline, memory_mib)
     except Stopped as stopped:
@@ -67,7 +83,7 @@ def code(
     passed = sum(verdicts)
     share = passed / len(tests)
     value = share if partial else float(passed == len(tests))
-    return Score(value, "ok", {"tests": share}, f"{passed} of {len(tests)} tests passed; sandbox: {level}")
+    return Score(value, "ok", {"tests": share}, f"{passed} of {len(tests)} tests passed; sandbox: {sandbox.level.name}")
 
 
 def program_of(text: str) -> str | None:
@@ -95,6 +111,30 @@ def program_of(text: str) -> str | None:
     if python or plain:
         return (python or plain)[-1]
     return text if text.strip() and "```" not in text else None
+
+
+def passes_in_interpreter(fast: FastTier, program: str, tests: Tests, memory_mib: int) -> bool:
+    """Whether the program passes every test in the fast tier. False says nothing: it speaks only a part of Python."""
+    if tests.script:
+        return False  # the tests themselves would need it to have the whole language
+    if tests.programs:
+        for test in tests.programs:
+            printed = fast.prints(program, test.stdin, memory_mib=memory_mib)
+            if printed is None or _lines(printed) != _lines(test.stdout):
+                return False
+        return True
+    try:
+        calls = [
+            (call.function, wire.encode(call.arguments, strict=True), wire.encode(call.keywords, strict=True))
+            for call in tests.calls
+        ]
+    except (wire.NotPlain, wire.TooDeep):
+        return False
+    answers = fast.values(program, tests.prelude, calls, memory_mib=memory_mib)
+    return answers is not None and all(
+        wire.matches(answer, call.expected, tuples_as_lists=call.from_json)
+        for answer, call in zip(answers, tests.calls, strict=True)
+    )
 
 
 def run_tests(sandbox: Sandbox, program: str, tests: Tests, deadline: Deadline, memory_mib: int) -> list[bool]:

@@ -99,6 +99,10 @@ class Judge:
         """Raises ConfigError where the key is missing. Nothing is called: a call costs money."""
         self.client.key()
 
+    def keep_count(self, folder: Path, name: str = "judge_calls") -> None:
+        """Counts the calls of a run in its folder: a run that goes on has what is left of its `max_calls`."""
+        self.client.keep_count(folder / name)
+
     def score(self, rollouts: Sequence[Rollout], timeout_seconds: float) -> list[Score]:
         """One verdict per rollout, in order; the rollouts come prompt by prompt."""
         self.ready()
@@ -113,7 +117,7 @@ class Judge:
         ]
 
     def metrics(self) -> Metrics:
-        """Calls, retries, tokens, verdicts from the cache and questions without an answer, since the start."""
+        """Calls of the run; since the start retries, tokens, verdicts from the cache, questions without an answer."""
         names = ("calls", "retries", "tokens", "cached", "unanswered")
         return {f"judge/{name}": float(self.client.counts[name]) for name in names}
 
@@ -262,9 +266,9 @@ def judge(
 
     `url`: the base of the API (http://localhost:8000/v1). `api_key_env`: name of the environment variable that holds
     the key; empty: none is sent. `opponents`: in groups with more others than that, each completion meets so many of
-    them; even. `max_calls`: most requests of the process, retries included; past it there are no verdicts. `request`:
-    more fields of the request (null takes one away), as `{max_tokens: null, max_completion_tokens: 2048}`. `cache`: the
-    folder of known verdicts; auto: cache/judge in the folder of all runs; off: none.
+    them; even. `max_calls`: most requests of a run, retries and resumed ones included; past it there are no verdicts.
+    `request`: more fields of the request (null takes one away), as `{max_tokens: null, max_completion_tokens: 2048}`.
+    `cache`: the folder of known verdicts; auto: cache/judge in the folder of all runs; off: none.
     """
     service = Judge(
         url=url,

@@ -46,6 +46,14 @@ def self_test(reward: Reward, rows: Sequence[Row], timeout_seconds: float) -> Ou
     return Outcome(len(rollouts), len(prompts) - len(rollouts))
 
 
+def rests_on(reward: Reward) -> dict[str, str]:
+    """What of this machine the verdicts rest on, by reward: how programs are held, for one. Empty where on nothing."""
+    if reward.name == "composite":
+        parts = [rests_on(part) for _, _, part in rewards_of(reward.params["parts"])]
+        return {name: text for part in parts for name, text in part.items()}
+    return {reward.name: reward.rests_on(**reward.params)} if reward.rests_on else {}
+
+
 def prompt_of(row: Row) -> Prompt:
     """The row as a prompt that no tokenizer has seen."""
     prompt = row.get("prompt", "")

@@ -11,7 +11,7 @@ import torch
 from oxrl_core.data.media import open_media
 from oxrl_core.errors import WeightSyncError
 from oxrl_core.models.load import causal_class, load_tokenizer
-from oxrl_core.models.multimodal import forbid, is_multimodal, placeholder_ids, with_media
+from oxrl_core.models.multimodal import forbid, is_multimodal, names_in_files, placeholder_ids, with_media
 from oxrl_core.rollout.worker import Completion, check_fits, check_names, compute_device, eos_token_ids, window
 from oxrl_core.types import FinishReason, Media
 
@@ -177,10 +177,8 @@ class TransformersWorker:
 
     def _under_own_names(self, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights under the names of the live model, where its files call them otherwise."""
-        from transformers.core_model_loading import revert_weight_conversion
-
         own_name = {id(tensor): name for name, tensor in own.items()}
-        in_files = revert_weight_conversion(self.model, dict(own))
+        in_files = names_in_files(self.model, dict(own))
         names = {name: own_name.get(id(tensor), name) for name, tensor in in_files.items()}
         return {names.get(name, name): tensor for name, tensor in weights.items()}
 

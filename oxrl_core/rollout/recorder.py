@@ -1,104 +1,253 @@
-"""Every rollout of every step on disk: one row per rollout, well enough to replay and explain the step."""
+"""Every rollout of every step on disk, well enough to replay and explain the step, written while training goes on.
+
+    rollouts/step-00000012.parquet   one row per rollout that was drawn, in the order in which they were drawn;
+                                     a supervised step: one row per row of the data
+    rollouts/tokenizer.json          the run's own, so that a token can be shown wherever the folder is copied to
+
+A file appears whole or not at all. A thread writes; where the disk is slower than training, training waits for it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from oxrl_core.errors import RecordError
 from oxrl_core.types import Credit, Rollout
+
+GIB = 2**30
+WAITING_STEPS = 2  # steps in memory that are not yet on disk
+DEADLINE_SECONDS = 600.0  # for one step to be written
+NAMES = "step-*.parquet"
 
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
+        ("draw", pa.int32()),  # the round of drawing within the step
+        ("learned", pa.bool_()),  # whether the step learned from it
         ("prompt_id", pa.string()),
         ("prompt_text", pa.string()),
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("completion_token_ids", pa.list_(pa.int32())),
         ("completion_text", pa.string()),
+        ("completion_mask", pa.list_(pa.bool_())),  # the tokens that were trained on
         ("rollout_logprobs", pa.list_(pa.float32())),
         ("trainer_logprobs", pa.list_(pa.float32())),  # null where the trainer did not look at the rollout
         ("advantages", pa.list_(pa.float32())),  # null where it was not an advantage that was learned from
         ("returns", pa.list_(pa.float32())),  # with a critic
         ("values", pa.list_(pa.float32())),  # with a critic, before the update
         ("ref_logprobs", pa.list_(pa.float32())),  # where they were measured before the update
+        ("last_value", pa.float32()),  # with a critic: of the state after the last token
         ("score", pa.float64()),  # null where the reward gave none
+        ("shaped_reward", pa.float64()),  # after penalties and normalisation; null where none was made
         ("score_status", pa.string()),
         ("score_parts", pa.string()),  # JSON
+        ("score_detail", pa.string()),
         ("finish_reason", pa.string()),
         ("policy_version", pa.int64()),
         ("seed", pa.int64()),
         ("sample_index", pa.int64()),
     ]
 )
+ROW_SCHEMA = pa.schema([("step", pa.int64()), ("row_id", pa.string())])  # of a supervised step
+
+Say = Callable[[str, str, str], None]  # level, code and message of an event
 
 
+@dataclass
+class StepRecord:
+    """What is recorded of one step."""
+
+    step: int
+    drawn: Sequence[Rollout] = ()  # all completions, in the order in which they were drawn
+    learned: Sequence[Rollout] = ()  # those that were learned from, the same objects
+    credits: Sequence[Credit] = ()  # in the order of `learned`; empty where it learned from examples
+    trainer_logprobs: Sequence[Sequence[float]] = ()  # likewise
+    row_ids: Sequence[str] = ()  # supervised: the rows of the step, in order
+
+
+@dataclass
 class Recorder:
-    """The rollouts folder of a run."""
+    """The writer of a run's rollouts folder. `max_gib` none: as large as it gets."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    folder: Path
+    max_gib: float | None = None
+    say: Say = field(default=lambda level, code, message: None)
+    tokenizer_file: Path | None = None  # copied into the folder, where it exists
 
-    def write(
-        self,
-        step: int,
-        rollouts: Sequence[Rollout],
-        credits: Sequence[Credit] = (),
-        trainer_logprobs: Sequence[Sequence[float]] = (),
-    ) -> Path:
-        """The file of the step. It appears whole or not at all. Without credits it was learned from otherwise."""
-        missing = [None] * len(rollouts)
-        rows = [
-            _row(step, rollout, credit, logprobs)
-            for rollout, credit, logprobs in zip(rollouts, credits or missing, trainer_logprobs or missing, strict=True)
-        ]
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:08d}.parquet"
+        for leftover in self.folder.glob("*.tmp"):  # of a writer that was killed; it never counted
+            leftover.unlink(missing_ok=True)
+        if self.tokenizer_file is not None and self.tokenizer_file.is_file():
+            unfinished = self.folder / f"tokenizer.{os.getpid()}.tmp"
+            shutil.copyfile(self.tokenizer_file, unfinished)
+            unfinished.replace(self.folder / "tokenizer.json")
+        self._sizes = {path: path.stat().st_size for path in sorted(self.folder.glob(NAMES))}
+        self._total = sum(self._sizes.values())
+        self._has_thinned = False
+        self._waiting: queue.Queue[StepRecord | None] = queue.Queue(WAITING_STEPS)
+        self._error: tuple[int, Exception] | None = None
+        self._thread: threading.Thread | None = None
+
+    def write(self, record: StepRecord) -> None:
+        """Takes the step over; it is on disk after the next `flush`. Raises where an earlier one could not be."""
+        self._raise_error()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put(record, timeout=DEADLINE_SECONDS)
+        except queue.Full:
+            raise self._too_slow(record.step) from None
+
+    def flush(self) -> None:
+        """Every step that was taken over is on disk, or this raises."""
+        with self._waiting.all_tasks_done:
+            done = self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, DEADLINE_SECONDS)
+        self._raise_error()
+        if not done:
+            raise self._too_slow()
+
+    def close(self) -> None:
+        """As flush; afterwards there is no thread."""
+        try:
+            self.flush()
+        finally:
+            if self._thread is not None and not self._waiting.full():
+                self._waiting.put_nowait(None)
+                self._thread.join(DEADLINE_SECONDS)
+                self._thread = None
+
+    def _run(self) -> None:
+        while (record := self._waiting.get()) is not None:
+            try:
+                if self._error is None:  # later steps would hide the one that is missing
+                    self._write(record)
+            except Exception as error:  # raised on the training thread, at its next call
+                self._error = (record.step, error)
+            finally:
+                self._waiting.task_done()
+        self._waiting.task_done()
+
+    def _write(self, record: StepRecord) -> None:
+        path = self.folder / f"step-{record.step:08d}.parquet"
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished, compression="zstd")
+            pq.write_table(table_of(record), unfinished, compression="zstd")
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        return path
+        self._total -= self._sizes.get(path, 0)  # a resumed run writes a step once more
+        self._sizes[path] = path.stat().st_size
+        self._total += self._sizes[path]
+        self._make_room(path)
+
+    def _make_room(self, newest: Path) -> None:
+        """Takes every second file of the older half away until the rest fits: the past becomes sparse, not short."""
+        limit = self.max_gib * GIB if self.max_gib is not None else float("inf")
+        while self._total > limit and len(self._sizes) > 1:
+            paths = sorted(path for path in self._sizes if path != newest)
+            older = paths[: max(1, len(paths) // 2)]
+            for path in older[1::2] or older:
+                path.unlink(missing_ok=True)
+                self._total -= self._sizes.pop(path)
+            if not self._has_thinned:
+                self._has_thinned = True
+                self.say(
+                    "info",
+                    "record_thinned",
+                    f"recorded rollouts have reached rollout.record_max_gib ({self.max_gib:g} GiB): of the older steps "
+                    "every second is let go from here on",
+                )
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            step, error = self._error
+            raise RecordError(
+                f"the rollouts of step {step} could not be written: {error}",
+                str(self.folder),
+                "free some space or mend the folder and resume; rollout.record: false goes on without a record",
+            ) from error
+
+    def _too_slow(self, step: int | None = None) -> RecordError:
+        which = "the rollouts" if step is None else f"the rollouts of step {step}"
+        return RecordError(
+            f"{which} were not written within {DEADLINE_SECONDS:g} s",
+            str(self.folder),
+            "look at the disk; rollout.record: false goes on without a record",
+        )
+
+
+def table_of(record: StepRecord) -> pa.Table:
+    """The step as a table: column by column, for rows of Python objects would hold up the training thread."""
+    if not record.drawn:
+        ids = list(record.row_ids)
+        return pa.table([[record.step] * len(ids), ids], schema=ROW_SCHEMA)
+    missing = [None] * len(record.learned)
+    credits, logprobs = record.credits or missing, record.trainer_logprobs or missing
+    # By identity: the same completion may be drawn twice, and only one of the two be learned from.
+    taught = {
+        id(rollout): (credit, ours) for rollout, credit, ours in zip(record.learned, credits, logprobs, strict=True)
+    }
+    rows = [(rollout, *taught.get(id(rollout), (None, None)), id(rollout) in taught) for rollout in record.drawn]
+    columns = zip(*(_row(record.step, *row) for row in rows), strict=True)
+    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _row(
+    step: int, rollout: Rollout, credit: Credit | None, logprobs: Sequence[float] | None, learned: bool
+) -> tuple[Any, ...]:
+    """The values of one rollout in the order of SCHEMA."""
+    prompt, score = rollout.prompt, rollout.score
+    measured = None if credit is None else credit.measurement
+    return (
+        step,
+        rollout.draw,
+        learned,
+        prompt.id,
+        prompt.text,
+        prompt.token_ids,
+        rollout.token_ids,
+        rollout.text,
+        [learned] * len(rollout.token_ids),
+        rollout.rollout_logprobs,
+        logprobs,
+        None if credit is None else credit.advantages,
+        (credit.returns or None) if credit else None,
+        (measured.values or None) if measured else None,
+        (measured.ref_logprobs or None) if measured else None,
+        measured.last_value if measured and measured.values else None,
+        None if score is None else score.value,
+        None if credit is None else credit.reward,
+        None if score is None else score.status,
+        json.dumps({} if score is None else score.parts),
+        None if score is None else score.detail,
+        rollout.finish_reason,
+        rollout.policy_version,
+        rollout.seed,
+        rollout.sample_index,
+    )
 
 
 def read_rollouts(path: str | Path) -> list[dict[str, Any]]:
     """The recorded rows of one step file, or of a whole folder in the order of its steps."""
     path = Path(path)
-    files = sorted(path.glob("step-*.parquet")) if path.is_dir() else [path]
+    files = sorted(path.glob(NAMES)) if path.is_dir() else [path]
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     for row in rows:
-        row["score_parts"] = json.loads(row["score_parts"])
+        if "score_parts" in row:
+            row["score_parts"] = json.loads(row["score_parts"])
     return rows
-
-
-def _row(step: int, rollout: Rollout, credit: Credit | None, logprobs: Sequence[float] | None) -> dict[str, Any]:
-    score = rollout.score
-    measured = None if credit is None else credit.measurement
-    return {
-        "step": step,
-        "prompt_id": rollout.prompt.id,
-        "prompt_text": rollout.prompt.text,
-        "prompt_token_ids": rollout.prompt.token_ids,
-        "completion_token_ids": rollout.token_ids,
-        "completion_text": rollout.text,
-        "rollout_logprobs": rollout.rollout_logprobs,
-        "trainer_logprobs": logprobs,
-        "advantages": None if credit is None else credit.advantages,
-        "returns": (credit.returns or None) if credit else None,
-        "values": (measured.values or None) if measured else None,
-        "ref_logprobs": (measured.ref_logprobs or None) if measured else None,
-        "score": None if score is None else score.value,
-        "score_status": None if score is None else score.status,
-        "score_parts": json.dumps({} if score is None else score.parts),
-        "finish_reason": rollout.finish_reason,
-        "policy_version": rollout.policy_version,
-        "seed": rollout.seed,
-        "sample_index": rollout.sample_index,
-    }

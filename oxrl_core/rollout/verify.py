@@ -74,6 +74,11 @@ def check_versions(rollouts: Sequence[Rollout], version: int) -> None:
         )
 
 
+def staleness(rollouts: Sequence[Rollout], step: int) -> float:
+    """How many optimizer steps the policy is past the one that drew, averaged over the rollouts."""
+    return sum(step - rollout.policy_version for rollout in rollouts) / max(len(rollouts), 1)
+
+
 def logprob_gap(rollouts: Sequence[Rollout], trainer_logprobs: Sequence[Sequence[float]]) -> LogprobGap:
     """The gap between what the sampler and the trainer say about the tokens of a step's completions."""
     total, count, largest, worst = 0.0, 0, 0.0, ""
@@ -83,7 +88,7 @@ def logprob_gap(rollouts: Sequence[Rollout], trainer_logprobs: Sequence[Sequence
             total += gap
             count += 1
             if not worst or _size(gap) > _size(largest):
-                largest, worst = gap, f"{rollout.prompt.id}, sample {rollout.sample_index}, token {at}"
+                largest, worst = gap, f"{rollout.prompt.id}/{rollout.sample_index}, token {at}"
     return LogprobGap(mean=total / max(count, 1), max=largest, worst=worst)
 
 

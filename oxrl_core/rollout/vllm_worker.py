@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oxrl_core.errors import MachineError, ModelError, RunFailure
+from oxrl_core.rollout.vllm_media import VllmMedia, forbid_in_model
 from oxrl_core.rollout.worker import (
     Completion,
     check_fits,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from oxrl_core.config.schema import Config
+    from oxrl_core.types import Media
 
 FINISH_REASONS = {"stop": "stop", "length": "length"}
 
@@ -51,6 +54,7 @@ class VllmWorker:
         self.device, dtype = compute_device(config)
         if self.device == "cpu":
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # else 20 s of C++ compilation at the first batch
+        self.media = VllmMedia.of(Path(model_folder))  # before vLLM is imported: it may say that vLLM cannot read them
         from vllm import LLM
 
         self.top_p, self.top_k = config.rollout.top_p, config.rollout.top_k
@@ -73,14 +77,17 @@ class VllmWorker:
         self.llm = LLM(
             model=str(model_folder),
             dtype=str(dtype).removeprefix("torch."),
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=self.media is None,
             max_model_len=self.window,
             seed=config.run.seed,
             logprobs_mode="processed_logprobs",  # of the distribution that is sampled: temperature, top_p, top_k
             # A folder's generation_config.json may hold top_p or a repetition penalty; they would bias the ratios.
             generation_config="vllm",
             **on_device,
+            **(self.media.settings if self.media else {}),
         )
+        if self.media:
+            self.llm.apply_model(partial(forbid_in_model, token_ids=self.media.forbidden))
         if self.device == "cpu":
             check_head_size(self.llm.llm_engine.model_config.get_head_size(), str(model_folder))
         self.is_tied = bool(self.llm.llm_engine.model_config.hf_text_config.tie_word_embeddings)
@@ -102,6 +109,7 @@ class VllmWorker:
         temperature: float,
         max_tokens: int,
         greedy: bool,
+        media_lists: Sequence[tuple[Media, ...]] | None = None,
     ) -> list[Completion]:
         """One completion per row, each from its own seed."""
         from vllm import SamplingParams
@@ -124,7 +132,7 @@ class VllmWorker:
             )
             for seed in seeds
         ]
-        outputs = self._request(token_id_lists, requests)
+        outputs = self._request(token_id_lists, requests, media_lists)
         return [self._completion(output.outputs[0]) for output in outputs]
 
     def _completion(self, output: Any) -> Completion:
@@ -138,9 +146,16 @@ class VllmWorker:
         logprobs = [at[token].logprob for at, token in zip(output.logprobs, token_ids, strict=True)]
         return Completion(token_ids, logprobs, FINISH_REASONS[output.finish_reason], self._version)  # type: ignore[arg-type]
 
-    def _request(self, token_id_lists: Sequence[Sequence[int]], params: list[Any]) -> list[Any]:
+    def _request(
+        self,
+        token_id_lists: Sequence[Sequence[int]],
+        params: list[Any],
+        media_lists: Sequence[tuple[Media, ...]] | None = None,
+    ) -> list[Any]:
         from vllm.inputs import TokensPrompt
 
+        if self.media:
+            return self.media.request(self.llm, token_id_lists, params, media_lists)
         prompts = [TokensPrompt(prompt_token_ids=list(token_ids)) for token_ids in token_id_lists]
         return self.llm.generate(prompts, params, use_tqdm=False)
 
@@ -157,6 +172,8 @@ class VllmWorker:
                 where="VllmWorker.load_weights",
                 next_step="weights may be loaded only while no generation is running",
             )
+        if self.media:
+            self.llm.llm_engine.reset_encoder_cache()  # what the old towers made of pictures and sounds
         self._version = version
 
     def probe(self, token_ids: Sequence[int]) -> list[float]:

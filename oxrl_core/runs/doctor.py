@@ -18,6 +18,7 @@ from pathlib import Path
 
 from oxrl_core.config.machine import Gpu, find_gpus, is_offline, this_machine
 from oxrl_core.errors import MachineError, RewardError
+from oxrl_core.rewards.sandbox.fast import FastTier
 from oxrl_core.rewards.sandbox.level import require
 from oxrl_core.rewards.sandbox.pool import Sandbox
 from oxrl_core.runs.deep import check_deep
@@ -144,12 +145,15 @@ def check_sandbox() -> EnvironmentItem:
         )
     finally:
         sandbox.close()
+    fast = FastTier()
+    tier = fast.describe()
+    fast.close()
     # Without protection it says so, also where the operator has allowed it.
     return EnvironmentItem(
         group="system",
         name="sandbox",
         ok=level.name != "none",
-        value=f"code of models: {level}",
+        value=f"code of models: {level}; {tier}",
         fix="allow user namespaces and seccomp, or use Linux 5.13 or later",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from oxrl_core.runs import process
 from oxrl_core.runs.process import RUN_ID_VARIABLE
 from oxrl_core.runs.records import file_lock, read_json, write_json
 from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir
-from oxrl_core.runs.status import Status
+from oxrl_core.runs.status import ENDED_STATES, Status
 
 if TYPE_CHECKING:
     from oxrl_core.config.load import LoadedConfig
@@ -40,7 +41,7 @@ _ALLOWED_NAMES = frozenset((
     "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "TOKENIZERS_PARALLELISM", "CC", "CXX", "CPATH", "LIBRARY_PATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH",
     "MAX_JOBS", "CUBLAS_WORKSPACE_CONFIG", "MASTER_ADDR", "MASTER_PORT", "KMP_AFFINITY", "KMP_BLOCKTIME",
-    "MLFLOW_TRACKING_URI", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH",
+    "MLFLOW_TRACKING_URI", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "CI", "PYTEST_CURRENT_TEST",
 ))
 _ALLOWED_PREFIXES = (
     "LC_", "PYTHON", "CONDA_", "XDG_", "CUDA", "NVIDIA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "OMP_",
@@ -135,11 +136,16 @@ def find_by_key(home: Path, key: str, config_hash: str) -> RunDir | None:
 
 
 def open_run(
-    home: Path, loaded: LoadedConfig, kind: str, key: str = "", command: Sequence[str] | None = None
+    home: Path,
+    loaded: LoadedConfig,
+    kind: str,
+    key: str = "",
+    command: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[RunDir, bool]:
     """The run of this key and whether it was created just now; without a key always a new one."""
     if not key:
-        return RunDir.create(home, loaded, kind, key, command), True
+        return RunDir.create(home, loaded, kind, key, command, facts), True
     from oxrl_core.config.load import config_hash
 
     path = _key_file(home, key)
@@ -155,7 +161,7 @@ def open_run(
         existing = find_by_key(home, key, config_hash(loaded.config))
         if existing is not None:
             return existing, False
-        run = RunDir.create(home, loaded, kind, key, command)
+        run = RunDir.create(home, loaded, kind, key, command, facts)
         write_json(path, {"key": key, "run_id": run.run_id}, durable=True)
         return run, True
 
@@ -169,7 +175,7 @@ def launch(run: RunDir, *, python: str = sys.executable) -> None:
     What cannot start is written to the run's status and raised here.
     """
     try:
-        answer = _start_supervisor(run, python)
+        answer = start_supervisor(run, python)
     except OxrlError as error:
         _record_failure(run, error)
         raise
@@ -178,7 +184,52 @@ def launch(run: RunDir, *, python: str = sys.executable) -> None:
         raise MachineError(str(error["what"]), str(error["where"]), str(error["next"]))
 
 
-def _start_supervisor(run: RunDir, python: str) -> dict[str, Any]:
+def adopt(run: RunDir, *, python: str = sys.executable) -> Status:
+    """The run under a new supervisor: an orphaned one goes on as it is, a lost one from its last checkpoint."""
+    status = run.status()
+    if status.supervisor is not None and process.is_foreign_host(status.supervisor):
+        raise MachineError(
+            f"the run belongs to {status.supervisor.host}: nobody here can see whether its processes live",
+            str(run.path),
+            f"there: oxrl run adopt {run.run_id}; or launch its config.yaml anew here",
+        )
+    if status.state not in ("orphaned", "lost"):
+        raise ConfigError(
+            f"the run is {status.state}; only an orphaned or a lost one has no supervisor",
+            run.run_id,
+            "a run that has ended is launched anew" if status.has_ended else f"oxrl run watch {run.run_id}",
+        )
+    if not (run.path / "status.json").exists():  # its launcher ended before it could start it
+        launch(run, python=python)
+    else:
+        answer = start_supervisor(run, python, "--adopt")
+        if "error" in answer:
+            raise MachineError(*(str(answer["error"][name]) for name in ("what", "where", "next")))
+    return run.status()
+
+
+def adopt_orphans(home: Path, ids: Sequence[str]) -> list[str]:
+    """Those of the given runs whose supervisor on this machine had died, and which have another one now."""
+    adopted: list[str] = []
+    members = functools.cache(process.members_by_run)
+    for run_id in ids:
+        run = RunDir(home / "runs" / run_id)
+        record = read_json(run.path / "status.json")
+        if record is None or record.get("state") in ENDED_STATES:
+            continue
+        status = run.status(members)
+        if status.state == "orphaned" and status.supervisor and not process.is_foreign_host(status.supervisor):
+            try:
+                adopt(run)
+            except OxrlError as error:  # it stays orphaned, as every look at it says
+                print(f"oxrl: {run_id} was not adopted: {error}", file=sys.stderr)
+            else:
+                adopted.append(run_id)
+    return adopted
+
+
+def start_supervisor(run: RunDir, python: str, *options: str) -> dict[str, Any]:
+    """What the new supervisor of the run answers once it has started the driver, or says why it could not."""
     if not sys.platform.startswith("linux"):
         raise MachineError("runs are supervised on Linux only", sys.platform, "use a container or WSL")
     environment = run_environment(os.environ)
@@ -187,7 +238,7 @@ def _start_supervisor(run: RunDir, python: str) -> dict[str, Any]:
     if "site-packages" not in root:  # a checkout that is not installed: the child has another sys.path[0]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     # -P: a file that happens to be called json.py in the caller's folder must not replace the standard library's.
-    command = [python, "-P", "-m", "oxrl_core.runs.supervise", str(run.path)]
+    command = [python, "-P", "-m", "oxrl_core.runs.supervise", str(run.path), *options]
     try:
         with (run.logs / "supervisor.log").open("ab") as log:
             starter = subprocess.Popen(

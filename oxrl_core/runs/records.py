@@ -73,6 +73,18 @@ def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
     return records
 
 
+def last_json_line(text: str) -> dict[str, Any]:
+    """The object in the last line of a program's output that holds one; empty where none does."""
+    for line in reversed(text.splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return cast("dict[str, Any]", found)
+    return {}
+
+
 def append_line(path: Path, record: Mapping[str, Any], *, mend: bool) -> None:
     """Add one object as one line in one write(). `mend` first ends a line that a writer left torn when it died."""
     line = (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode()
@@ -82,9 +94,35 @@ def append_line(path: Path, record: Mapping[str, Any], *, mend: bool) -> None:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line
-        os.write(descriptor, line)
+        left = memoryview(line)
+        while left:  # a disk that is nearly full takes a part without a complaint; the next write says why
+            left = left[os.write(descriptor, left) :]
     finally:
         os.close(descriptor)
+
+
+def keep_rows_up_to(path: Path, step: int) -> int:
+    """The newest step left in a .jsonl of steps, -1 where there is none; later rows, torn lines and doubles are gone.
+
+    A run that goes on from a checkpoint writes the rows behind it again.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return -1
+    kept: dict[int, bytes] = {}
+    for line in data.split(b"\n"):
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            continue
+        number = cast("dict[str, Any]", row).get("step") if isinstance(row, dict) else None
+        if isinstance(number, (int, float)) and number <= step:
+            kept[int(number)] = line
+    text = b"".join(kept[number] + b"\n" for number in sorted(kept))
+    if text != data:
+        write_text(path, text.decode(), durable=True)
+    return max(kept, default=-1)
 
 
 def whole_lines_size(path: Path) -> int:

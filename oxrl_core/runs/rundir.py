@@ -22,14 +22,15 @@ import secrets
 import shutil
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from oxrl_core.errors import MachineError, NotFoundError
-from oxrl_core.runs import process
+from oxrl_core.runs import clock, process
 from oxrl_core.runs.logs import LogChunk, end_last_line, read_log
 from oxrl_core.runs.process import ProcessIdentity
 from oxrl_core.runs.records import (
@@ -43,7 +44,7 @@ from oxrl_core.runs.records import (
     write_json,
     write_text,
 )
-from oxrl_core.runs.status import Status, living_processes, read_status
+from oxrl_core.runs.status import FindMembers, Status, living_processes, read_status
 
 if TYPE_CHECKING:
     from oxrl_core.config.load import LoadedConfig
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 Level = Literal["debug", "info", "warning", "error"]
 ALERT_LEVELS: frozenset[str] = frozenset({"warning", "error"})
+RUN_FOLDER = "{run_folder}"  # in a spec's command: the folder of the run, which is named when it is made
 RUN_ID_PATTERN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<stamp>\d{6}-\d{6})-[0-9a-f]{4}$")
 
 
@@ -65,8 +67,14 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self._checked_ends: set[str] = set()
+        self.num_gpus = 0.0  # that the driver holds: it says so, and GPU-hours are counted by it
+        self.stop_reason = ""  # why the driver leaves of itself
         self._phase = ""
         self._phase_since = 0.0
+        self._phase_seconds: dict[str, deque[float]] = {}  # how long the latest stretches of each phase lasted
+        self._beat_at: float | None = None
+        self._beat_lock = Lock()
+        self._steps: tuple[int, int | None] = (0, None)
         self._last_step: tuple[int, float] | None = None
         self._step_seconds: deque[float] = deque(maxlen=20)
         self._metrics: dict[str, Any] = {}
@@ -100,9 +108,18 @@ class RunDir:
 
     @classmethod
     def create(
-        cls, home: Path, loaded: LoadedConfig, kind: str, key: str = "", command: Sequence[str] | None = None
+        cls,
+        home: Path,
+        loaded: LoadedConfig,
+        kind: str,
+        key: str = "",
+        command: Sequence[str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> RunDir:
-        """A new run directory with spec and configuration, not launched. `command` replaces the training driver."""
+        """A new run directory with spec and configuration, not launched.
+
+        `command` replaces the training driver; `facts` are added to the spec, or stand in it instead.
+        """
         from oxrl_core.config.load import config_hash, config_to_yaml
 
         run = loaded.config.run
@@ -112,12 +129,20 @@ class RunDir:
             "config_hash": config_hash(loaded.config),
             "cwd": str(Path.cwd()),
             "max_hours": run.max_hours,
+            "max_gpu_hours": run.max_gpu_hours,
+            # Only the training driver goes on from a checkpoint, and only where it may.
+            "max_restarts": run.max_restarts if command is None and loaded.config.train.resume else 0,
+            "on_stall": run.on_stall,
+            "stall_seconds": run.stall_seconds,
+            # A download, a cluster and engines that load: each has its own deadline before this one.
+            "start_stall_seconds": max(run.stall_seconds, 3 * run.start_timeout_seconds),
             "stop_grace_seconds": run.stop_grace_seconds,
             "origins": dict(loaded.origins),
             "notes": list(loaded.notes),
         }
         if command is not None:
             spec["command"] = list(command)
+        spec |= facts or {}
         return cls.create_from_parts(home, run.name, config_to_yaml(loaded.config), spec)
 
     @classmethod
@@ -142,7 +167,8 @@ class RunDir:
                 (path / folder).mkdir()
             write_text(path / "config.yaml", config_yaml, durable=True)
             # spec.json comes last: a directory without it is not a run, and readers pass it by.
-            birth = {"run_id": path.name, "name": name, "created_at": time.time()}
+            created = clock.stamp()
+            birth = {"run_id": path.name, "name": name, "created_at": created["time"], "created": created}
             write_json(path / "spec.json", {**birth, **spec}, durable=True)
         except OSError as error:
             if path is not None:
@@ -173,28 +199,47 @@ class RunDir:
         self, phase: str, step: int, total_steps: int | None, metrics: Mapping[str, float] | None = None
     ) -> None:
         """Replace progress.json. It is also the driver's heartbeat: call it whenever something was achieved."""
-        now = time.time()
+        now = time.monotonic()
         is_new_phase = phase != self._phase
-        if is_new_phase:
-            self._phase, self._phase_since = phase, now
         if self._last_step is None or step < self._last_step[0] or (is_new_phase and step == self._last_step[0]):
             self._last_step = (step, now)  # the first step's time does not hold the start of the engines
         elif step > self._last_step[0]:
             self._step_seconds.append((now - self._last_step[1]) / (step - self._last_step[0]))
             self._last_step = (step, now)
-        record: dict[str, Any] = {
-            "time": now,
-            "phase": phase,
-            "phase_since": self._phase_since,
-            "step": step,
-            "total_steps": total_steps,
-            "step_seconds": sorted(self._step_seconds)[len(self._step_seconds) // 2] if self._step_seconds else None,
-            "process": self._own_identity(),
-        }
+        self._steps = (step, total_steps)
         if metrics is not None:
             self._metrics = finite(metrics)
-        record["metrics"] = self._metrics
-        write_json(self.path / "progress.json", record)
+        self._beat(phase)
+
+    def enter_phase(self, phase: str) -> None:
+        """Say what the driver does now, between two calls of write_progress: a phase has a limit of its own."""
+        with suppress(OSError):  # a full disk is told by whatever has to be written, not by a heartbeat
+            self._beat(phase)
+
+    def _beat(self, phase: str) -> None:
+        now = clock.stamp()
+        with self._beat_lock:  # rollouts may be drawn in a thread of their own
+            if self._beat_at is not None:
+                lasted = now["monotonic"] - self._beat_at
+                self._phase_seconds.setdefault(self._phase, deque(maxlen=20)).append(lasted)
+            self._beat_at = now["monotonic"]
+            if phase != self._phase:
+                self._phase, self._phase_since = phase, now["time"]
+            step, total_steps = self._steps
+            record: dict[str, Any] = {
+                **now,
+                "phase": phase,
+                "phase_since": self._phase_since,
+                "phase_seconds": _median(self._phase_seconds.get(phase, ())),
+                "step": step,
+                "total_steps": total_steps,
+                "step_seconds": _median(self._step_seconds),
+                "process": self._own_identity(),
+                "gpus": self.num_gpus,
+                "reason": self.stop_reason,
+                "metrics": self._metrics,
+            }
+            write_json(self.path / "progress.json", record)
 
     def _own_identity(self) -> dict[str, Any] | None:
         if self._identity is None or self._identity.pid != os.getpid():  # a fork is another process
@@ -209,19 +254,28 @@ class RunDir:
         """Add one event; levels `warning` and `error` are the run's alerts."""
         self._append("events.jsonl", {"time": time.time(), "level": level, "code": code, "message": message, **fields})
 
+    def forget_rollouts_after(self, step: int) -> None:
+        """Remove the recorded rollouts of later steps: a run that goes on from here records them again."""
+        for path in self.rollouts.glob("step-*.parquet"):
+            number = path.stem.removeprefix("step-")
+            if number.isdigit() and int(number) > step:
+                path.unlink(missing_ok=True)
+
     def write_error(self, error: Mapping[str, str]) -> None:
         """The driver's last word: `OxrlError.as_dict()`."""
         write_json(self.path / "error.json", dict(error), durable=True)
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         # A writer that died inside a line must not swallow the first line of its successor.
-        append_line(self.path / name, record, mend=name not in self._checked_ends)
+        mend = name not in self._checked_ends
+        self._checked_ends.discard(name)  # a write that fails now may have left a torn line as well
+        append_line(self.path / name, record, mend=mend)
         self._checked_ends.add(name)
 
     # ---------------------------------------------------------------- readers
 
-    def status(self, members: Mapping[str, list[ProcessIdentity]] | None = None) -> Status:
-        """The state of the run now. `members` (process.members_by_run()) saves a scan where many runs are read."""
+    def status(self, members: FindMembers = process.members_by_run) -> Status:
+        """The state of the run now. A `members` that remembers saves scans where many runs are read."""
         return read_status(self.path, self.spec(), members)
 
     def living_processes(self, record: Mapping[str, Any] | None = None) -> list[ProcessIdentity]:
@@ -275,6 +329,11 @@ class RunDir:
         """Holds the right to write status.json: the supervisor for its whole life, else who stops an orphan."""
         with file_lock(self.path / ".lock", timeout_seconds):
             yield
+
+
+def _median(values: Iterable[float]) -> float | None:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else None
 
 
 def _disk_error(error: OSError, where: Path) -> MachineError:

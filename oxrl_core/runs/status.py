@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from oxrl_core.runs import process
+from oxrl_core.runs.clock import seconds_since
 from oxrl_core.runs.process import ProcessIdentity
 from oxrl_core.runs.records import read_json
+from oxrl_core.runs.stall import StallLimits, own_progress, quiet_seconds
 
 State = Literal[
     "queued",  # created, no supervisor yet
@@ -22,13 +24,13 @@ State = Literal[
     "finished",
     "failed",
     "stopped",
+    "needs_input",  # parked: its driver has left until somebody decides
     "lost",  # supervisor and processes are gone and left no final record
     "orphaned",  # the supervisor is gone, processes of the run live
 ]
-ENDED_STATES: frozenset[str] = frozenset({"finished", "failed", "stopped", "lost"})
+FindMembers = Callable[[], Mapping[str, list[ProcessIdentity]]]  # process.members_by_run, or one that remembers
+ENDED_STATES: frozenset[str] = frozenset({"finished", "failed", "stopped", "needs_input", "lost"})
 
-_STALL_SECONDS = 300.0  # or ten median steps, whichever is longer
-_START_STALL_SECONDS = 1800.0  # a large model loads and downloads for long
 _NEVER_STARTED_SECONDS = 60.0
 _REMOTE_HEARTBEAT_SECONDS = 60.0  # how stale the heartbeat of another machine's supervisor may be
 
@@ -48,6 +50,8 @@ class Status:
     created_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
+    elapsed_seconds: float | None = None  # since the launch, over all attempts; the clock on the wall has no say in it
+    restarts: int = 0  # how often the driver was started again
     heartbeat_at: float | None = None  # supervisor
     progress_at: float | None = None  # driver
     exit_code: int | None = None  # negative: the signal that ended the driver
@@ -63,29 +67,31 @@ class Status:
         return self.state in ENDED_STATES
 
 
-def read_status(
-    folder: Path, spec: Mapping[str, Any], members: Mapping[str, list[ProcessIdentity]] | None = None
-) -> Status:
-    """The state of the run in this folder now. `members` (process.members_by_run()) saves a scan of /proc."""
+def read_status(folder: Path, spec: Mapping[str, Any], members: FindMembers = process.members_by_run) -> Status:
+    """The state of the run in this folder now. `members` is asked at most once, and only where the supervisor is dead:
+    a cached process.members_by_run saves scans of /proc where many runs are read.
+    """
     record = read_json(folder / "status.json") or {}
     progress = read_json(folder / "progress.json") or {}
     now = time.time()
+    age = seconds_since(spec.get("created") or {"time": spec.get("created_at")})
     created_at = float(spec.get("created_at", 0.0))
     supervisor = ProcessIdentity.from_dict(record.get("supervisor"))
     driver = ProcessIdentity.from_dict(record.get("driver") or progress.get("process"))
     started_at, ended_at = record.get("started_at"), record.get("ended_at")
     error = record.get("error")
     state: State = record.get("state", "queued")
-    phase = str(progress.get("phase", "") or record.get("phase", ""))
+    limits = StallLimits.of(spec)
+    phase = str(own_progress(progress, record).get("phase") or record.get("phase") or "")
     if not record and ((progress and driver is not None) or (folder / "error.json").exists()):
         # Started by hand (torchrun): nobody supervises it, but it writes its progress and its last word.
         started_at = created_at
         if _lives(driver, float(progress.get("time") or 0.0), now):
-            state = _living_state("running", progress, created_at, now)
+            state = _living_state("running", progress, {"started_at": created_at}, limits)
         else:
             state, error = _last_word_of_driver(folder, progress, None)
             ended_at = progress.get("time") or created_at
-    elif not record and now - created_at > _NEVER_STARTED_SECONDS:
+    elif not record and age > _NEVER_STARTED_SECONDS:
         state = "lost"
         error = {
             "code": "NeverStarted",
@@ -95,7 +101,7 @@ def read_status(
         }
     elif record and state not in ENDED_STATES:
         if _lives(supervisor, float(record.get("heartbeat_at") or 0.0), now):
-            state = _living_state(state, progress, float(record.get("started_at") or created_at), now)
+            state = _living_state(state, progress, record, limits)
         elif process.is_alive(ProcessIdentity.from_dict(record.get("stand_in"))):
             state = "stopping"  # somebody ends the orphan in the supervisor's place
         elif living_processes(folder, record, members):
@@ -104,7 +110,7 @@ def read_status(
                 "code": "Orphaned",
                 "what": "the supervisor of the run died; processes of the run live on without supervision",
                 "where": str(folder),
-                "next": f"oxrl run stop {folder.name} (it ends them), then launch again",
+                "next": f"oxrl run adopt {folder.name} (supervises them again), or oxrl run stop (ends them)",
             }
         else:
             # The supervisor may have written its last word and left between our two looks.
@@ -126,22 +132,33 @@ def read_status(
         created_at=created_at,
         started_at=started_at,
         ended_at=ended_at,
+        elapsed_seconds=_elapsed(record, state, started_at, ended_at),
+        restarts=len(record.get("failures") or []) - int(state in ("failed", "lost") and bool(record.get("failures"))),
         heartbeat_at=record.get("heartbeat_at"),
         progress_at=progress.get("time"),
         exit_code=record.get("exit_code"),
         error=error,
         log_tail=list(record.get("log_tail") or []),
-        stop_reason=str(record.get("stop_reason") or ""),
+        stop_reason=str(record.get("stop_reason") or own_progress(progress, record).get("reason") or ""),
         supervisor=supervisor,
         driver=driver,
         leftovers=list(record.get("leftovers") or []),
     )
 
 
+def _elapsed(record: Mapping[str, Any], state: State, started_at: float | None, ended_at: float | None) -> float | None:
+    """Seconds from the launch to the end, or to now."""
+    spent = cast("dict[str, float]", record.get("spent") or {}).get("seconds")
+    if spent is not None:
+        heartbeat = record.get("heartbeat")
+        return spent + (seconds_since(heartbeat) if heartbeat and state not in ENDED_STATES else 0.0)
+    return None if started_at is None else max(0.0, (ended_at or time.time()) - started_at)
+
+
 def living_processes(
     folder: Path,
     record: Mapping[str, Any] | None = None,
-    members: Mapping[str, list[ProcessIdentity]] | None = None,
+    members: FindMembers = process.members_by_run,
 ) -> list[ProcessIdentity]:
     """The living processes of a run that can be found without its supervisor; supervisor and caller are left out.
 
@@ -159,7 +176,7 @@ def living_processes(
     found = {identity for identity in others if process.is_alive(identity)}
     if found:
         found.update(process.descendants(identity.pid for identity in list(found)))
-    found.update((process.members_by_run() if members is None else members).get(folder.name, []))
+    found.update(members().get(folder.name, []))
     return [identity for identity in found if identity != supervisor and identity.pid != os.getpid()]
 
 
@@ -174,7 +191,7 @@ def _last_word_of_driver(
 ) -> tuple[State, dict[str, str] | None]:
     """How a run ended that has no supervisor to say so: finished, failed or stopped by its own word, else lost."""
     phase = progress.get("phase")
-    if phase in ("finished", "stopped"):
+    if phase in ("finished", "stopped", "needs_input"):
         return phase, None
     said = read_error(folder)
     if said is not None:
@@ -183,7 +200,7 @@ def _last_word_of_driver(
         "code": "Lost",
         "what": "every process of the run is gone without a final record (machine restarted, out of memory, or killed)",
         "where": str(folder),
-        "next": f"oxrl run logs {folder.name}; launch again to go on",
+        "next": f"oxrl run logs {folder.name}; oxrl run adopt {folder.name} goes on from the last checkpoint",
     }
 
 
@@ -193,12 +210,12 @@ def read_error(folder: Path) -> dict[str, str] | None:
     return None if said is None else {name: str(said.get(name, "")) for name in ("code", "what", "where", "next")}
 
 
-def _living_state(recorded: State, progress: Mapping[str, Any], started_at: float, now: float) -> State:
+def _living_state(
+    recorded: State, progress: Mapping[str, Any], record: Mapping[str, Any], limits: StallLimits
+) -> State:
     if recorded == "stopping":
         return recorded
-    step = int(progress.get("step") or 0)
-    quiet_seconds = now - float(progress.get("time") or started_at)
-    limit = max(_STALL_SECONDS, 10 * float(progress.get("step_seconds") or 0)) if step else _START_STALL_SECONDS
-    if quiet_seconds > limit:
+    mine = own_progress(progress, record)
+    if quiet_seconds(progress, record) > limits.limit(mine):
         return "stalled"
-    return "running" if step else "starting"
+    return "running" if int(mine.get("step") or 0) else "starting"

@@ -50,6 +50,8 @@ class RunView(View):
     """Share of the steps done, 0 to 1."""
     eta_seconds: float | None = None
     elapsed_seconds: float | None = None
+    restarts: int = 0
+    """How often its driver was started again after it had died."""
     metrics: dict[str, float | None] = {}
     """Newest value of each metric; null: not finite."""
     alerts: list[Alert] = []
@@ -86,6 +88,17 @@ class RunList(View):
     """Run directories in this home, whatever their state."""
     next_cursor: str = ""
     """Hand it to the next list_runs for older runs; empty: there are none."""
+
+
+class IndexReport(View):
+    """The index of the runs, made anew."""
+
+    path: str
+    runs: int
+    ended: int
+    """Of these; only they are taken from the index later."""
+    unreadable: list[str] = []
+    """Records of runs that are torn; their state is told by their other files."""
 
 
 class MetricSummary(View):
@@ -154,6 +167,8 @@ class LaunchResult(RunView):
     created: bool = False
     """False: nothing was launched now, because the key named a run or because it was a dry run."""
     plan: ConfigReport | None = None
+    plan_hash: str = ""
+    """Of a dry run: hand it to the launch, which is refused where the plan has changed since."""
 
 
 class EnvironmentItem(View):

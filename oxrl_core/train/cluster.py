@@ -44,6 +44,7 @@ class Cluster:
         self.submitted: list[Call] = []  # receipts of calls whose answers go from actor to actor
         self._shared_room: Any = None
         self._times_named: Counter[str] = Counter()
+        self._lives: Counter[str] = Counter()  # workers that took the place of a dead one
 
     @classmethod
     def start(cls, config: Config, logs: Path) -> Cluster:
@@ -82,6 +83,11 @@ class Cluster:
         self._times_named[name] += 1
         times = self._times_named[name]
         return name if times == 1 else f"{name}.{times}"
+
+    def count_life(self, name: str) -> int:
+        """The number of the life that a worker begins in this place; the first one is 1."""
+        self._lives[name] += 1
+        return self._lives[name] + 1
 
     def reserve(self, name: str, count: int, share: Share) -> Any:
         """A placement group with a place per worker; colocated learner and sampler get the same one."""

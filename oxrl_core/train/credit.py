@@ -58,6 +58,7 @@ def give_credit(
             advantages[row, :length].tolist(),
             [] if returns is None else returns[row, :length].tolist(),
             None if measurements is None else measurements[row],
+            rewards[row],
         )
         for row, length in enumerate(lengths)
     ]

@@ -19,6 +19,7 @@ from oxrl_core.data.media import open_media, render_with_media
 from oxrl_core.data.render import RENDERERS, render_prompt
 from oxrl_core.data.spans import examples_of, spans
 from oxrl_core.errors import OxrlError
+from oxrl_core.models.actions import code_of_rows, with_actions
 from oxrl_core.models.load import load_tokenizer, resolve_model
 from oxrl_core.types import Example, Media
 
@@ -34,6 +35,9 @@ def view(request: dict[str, Any]) -> dict[str, Any]:
             seed=config.run.seed,
             revision=config.model.revision,
         )
+        if config.model.action_tokens:
+            code = code_of_rows(request["rows"][0].get("row")) if request["rows"] else None
+            model = with_actions(model, code, Path(folder) / "model-with-actions") if code else model
         tokenizer = load_tokenizer(model)
         notes = RenderNotes()
         lesson: str = request["lesson"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oxrl_core.algorithms.base import JUDGED_LESSONS, get_algorithm
@@ -23,6 +24,29 @@ class Drawn:
     groups: list[list[Rollout]] = field(default_factory=list)  # those that can teach, prompt by prompt
     undrawn: list[Prompt] = field(default_factory=list)  # rows whose own completion is learned from instead
     num_draws: int = 0
+
+
+class Draws:
+    """The draws of a run's steps, each when it is asked for. The next step's may come about meanwhile: Pipeline."""
+
+    def next(self, parts: RlParts, progress: Progress, clock: Clock) -> Drawn:
+        """The completions of the step that comes now."""
+        return draw(parts, progress, clock)
+
+    def settle(self, clock: Clock) -> None:
+        """Returns once nothing is being drawn: then the sampler may get other weights."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what is drawn already and not learned from into a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Takes it up again."""
+
+    def forget(self) -> None:
+        """Lets it go: the run goes on in another way than the one that drew it."""
+
+    def close(self) -> None:
+        """Ends what is being drawn."""
 
 
 def draw(parts: RlParts, progress: Progress, clock: Clock) -> Drawn:
@@ -50,6 +74,8 @@ def draw(parts: RlParts, progress: Progress, clock: Clock) -> Drawn:
                 step=progress.step + drawn.num_draws * SEED_STRIDE,
             )
         check_versions(rollouts, progress.synced_step)
+        for rollout in rollouts:
+            rollout.draw = drawn.num_draws
         if is_judged:
             with clock("time/reward"):
                 parts.judge(rollouts)

@@ -6,7 +6,6 @@ itself. A group is started without waiting: learner and sampler load side by sid
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
-from oxrl_core.errors import DeadlineError, OxrlError, PlacementError, RunFailure
-from oxrl_core.train.host import (
-    Host,
-    Seat,
-    free_port,
-    named_failures,
-    rank_environment,
-    reason_of_death,
-    worker_environment,
-)
+from oxrl_core.errors import DeadlineError, OxrlError, PlacementError, RunFailure, WorkerDied
+from oxrl_core.train.host import Host, Seat, reason_of_death
+from oxrl_core.train.local_group import LocalGroup
 from oxrl_core.train.placement import Share
 
 if TYPE_CHECKING:
@@ -35,7 +27,10 @@ if TYPE_CHECKING:
 KILL_SECONDS = 1.0  # for Ray's word to reach its actors; on a busy machine it takes seconds, a signal does not
 EXIT_SECONDS = 5.0  # for killed actors to be gone, so that their memory is free again
 
+DEATH_SECONDS = 5.0  # for the news of the death that made another rank fail
+
 Worker = type | Callable[..., Any]
+OnDeath = Callable[[int, WorkerDied], None]  # told the number of a dead worker; returns when another has its place
 
 
 class WorkerGroup(Protocol):
@@ -50,8 +45,22 @@ class WorkerGroup(Protocol):
         """What each worker answers to the same call."""
         ...
 
-    def call_each(self, method: str, args_per_worker: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What each worker answers to its own arguments."""
+    def call_each(
+        self, method: str, args_per_worker: Sequence[tuple[Any, ...]], on_death: OnDeath | None = None
+    ) -> list[Any]:
+        """What each worker answers to its own arguments.
+
+        Where one dies and `on_death` puts another in its place, the same is asked of that one.
+        """
+        ...
+
+    @property
+    def can_replace(self) -> bool:
+        """Whether a worker can die without this process, and another take its place."""
+        ...
+
+    def replace(self, index: int, calls: Sequence[tuple[str, tuple[Any, ...]]] = ()) -> None:
+        """Starts another worker in the place of a dead one and makes these calls of it first."""
         ...
 
     def submit(self, method: str, *args: Any, worker: int = 0) -> Any:
@@ -101,11 +110,14 @@ class RayGroup:
 
     cluster: Cluster
     names: list[str]
-    hosts: list[Any]
+    make_host: Callable[[int, str], Any]  # of a place and a name: the actor
+    worker: Worker
+    args_per_worker: Sequence[tuple[Any, ...]]
     room: Any
     call_seconds: float
     start_seconds: float
     started: float = field(default_factory=time.monotonic)
+    hosts: list[Any] = field(default_factory=list)
     here: dict[str, psutil.Process] = field(default_factory=dict)  # the workers on this machine
     _seat_calls: list[Call] = field(default_factory=list)
     _start_calls: list[Call] = field(default_factory=list)
@@ -129,9 +141,9 @@ class RayGroup:
         names = [f"{unique}-{index}" for index in range(len(args_per_worker))]
         room = cluster.reserve(name, len(names), share)
         environment = cluster.environment()
-        hosts = [
-            ray.remote(Host)
-            .options(
+
+        def make_host(index: int, actor: str) -> Any:
+            options = ray.remote(Host).options(
                 name=actor,
                 namespace=cluster.namespace,
                 num_cpus=share.num_cpus,
@@ -141,18 +153,46 @@ class RayGroup:
                 runtime_env={"env_vars": environment},
                 scheduling_strategy=PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=index),
             )
-            .remote(actor, str((cluster.logs / f"{actor}.log").absolute()))
-            for index, actor in enumerate(names)
-        ]
-        group = cls(cluster, names, hosts, room, config.run.call_timeout_seconds, config.run.start_timeout_seconds)
-        cluster.names_by_actor |= {host._actor_id.hex(): actor for host, actor in zip(hosts, names, strict=True)}
+            host = options.remote(actor, str((cluster.logs / f"{actor}.log").absolute()))
+            cluster.names_by_actor[host._actor_id.hex()] = actor
+            return host
+
+        seconds = config.run.call_timeout_seconds, config.run.start_timeout_seconds
+        group = cls(cluster, names, make_host, worker, args_per_worker, room, *seconds)
+        group.hosts = [make_host(index, actor) for index, actor in enumerate(names)]
         cluster.groups.append(group)
-        meeting = hosts[0].rendezvous.remote(cluster.is_one_node()) if name == "learner" else None
-        for rank, (host, args, actor) in enumerate(zip(hosts, args_per_worker, names, strict=True)):
-            group._seat_calls.append(Call(host.seat.remote(), "start", actor))
-            built = host.build.remote(worker, tuple(args), rank, len(hosts), meeting)
-            group._start_calls.append(Call(built, "start", actor))
+        meeting = group.hosts[0].rendezvous.remote(cluster.is_one_node()) if name == "learner" else None
+        for index in range(len(names)):
+            group._load(index, meeting)
         return group
+
+    def _load(self, index: int, meeting: Any = None) -> None:
+        """Lets an actor make its worker; the next call waits for it."""
+        host, name = self.hosts[index], self.names[index]
+        self._seat_calls.append(Call(host.seat.remote(), "start", name))
+        built = host.build.remote(self.worker, tuple(self.args_per_worker[index]), index, len(self.hosts), meeting)
+        self._start_calls.append(Call(built, "start", name))
+
+    @property
+    def can_replace(self) -> bool:
+        """An actor is a process of its own."""
+        return True
+
+    def replace(self, index: int, calls: Sequence[tuple[str, tuple[Any, ...]]] = ()) -> None:
+        """Starts another actor in the place of a dead one, waits until it is there, and makes these calls first."""
+        import ray
+
+        ray.kill(self.hosts[index], no_restart=True)  # one that merely cannot be reached must not come back
+        self.here.pop(self.names[index], None)
+        place = self.names[index].split(".life-")[0]
+        self.names[index] = f"{place}.life-{self.cluster.count_life(place)}"
+        self.hosts[index] = self.make_host(index, self.names[index])
+        self.started = time.monotonic()
+        self._load(index)
+        self._wait_for_start()
+        for method, args in calls:
+            answer = self.hosts[index].call.remote(method, *args)
+            self._collect([Call(answer, method, self.names[index])], self.call_seconds)
 
     @property
     def size(self) -> int:
@@ -163,14 +203,23 @@ class RayGroup:
         """What each worker answers to the same call."""
         return self.call_each(method, [args] * self.size)
 
-    def call_each(self, method: str, args_per_worker: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What each worker answers to its own arguments."""
+    def call_each(
+        self, method: str, args_per_worker: Sequence[tuple[Any, ...]], on_death: OnDeath | None = None
+    ) -> list[Any]:
+        """What each worker answers to its own arguments; `on_death` puts another in the place of one that died."""
         self._wait_for_start()
-        calls = [
-            Call(host.call.remote(method, *args), method, name)
-            for host, args, name in zip(self.hosts, args_per_worker, self.names, strict=True)
-        ]
-        return self._collect(calls, self.call_seconds)
+
+        def ask(index: int) -> Call:
+            answer = self.hosts[index].call.remote(method, *args_per_worker[index])
+            return Call(answer, method, self.names[index])
+
+        def ask_another(index: int, death: WorkerDied) -> Call:
+            if on_death is None or death.where != self.names[index]:  # what it was given came from a dead worker
+                raise death
+            on_death(index, death)
+            return ask(index)
+
+        return self._collect([ask(index) for index in range(self.size)], self.call_seconds, ask_another=ask_another)
 
     def submit(self, method: str, *args: Any, worker: int = 0) -> Any:
         """A handle to the answer of one worker, which never passes through this process."""
@@ -222,7 +271,7 @@ class RayGroup:
             self._collect(self._start_calls, self.start_seconds, since=self.started)
         except DeadlineError as error:
             references = [call.reference for call in self._seat_calls]
-            placed, _ = ray.wait(references, num_returns=self.size, timeout=0)
+            placed, _ = ray.wait(references, num_returns=len(references), timeout=0)
             absent = ", ".join(call.name for call in self._seat_calls if call.reference not in placed)
             if absent:
                 raise PlacementError(
@@ -233,33 +282,73 @@ class RayGroup:
             raise
         seats: list[Seat] = self._collect(self._seat_calls, self.call_seconds)
         node = ray.get_runtime_context().get_node_id()
-        for name, seat in zip(self.names, seats, strict=True):
+        for call, seat in zip(self._seat_calls, seats, strict=True):
             if seat.node_id == node:
                 with suppress(psutil.NoSuchProcess):
-                    self.here[name] = psutil.Process(seat.pid)
-        self._start_calls = []
+                    self.here[call.name] = psutil.Process(seat.pid)
+        self._start_calls, self._seat_calls = [], []
 
-    def _collect(self, calls: Sequence[Call], seconds: float, since: float | None = None) -> list[Any]:
-        """The answers in order. The first failure is raised at once: other ranks may be waiting for the failed one."""
+    def _collect(
+        self,
+        calls: Sequence[Call],
+        seconds: float,
+        since: float | None = None,
+        ask_another: Callable[[int, WorkerDied], Call] | None = None,
+    ) -> list[Any]:
+        """The answers in order. The first failure is raised at once: other ranks may be waiting for the failed one.
+
+        `ask_another` gives the call that takes the place of one whose worker died, or raises.
+        """
         import ray
 
         deadline = (time.monotonic() if since is None else since) + seconds
-        owed = {call.reference: call for call in calls}
+        asked = list(calls)
+        owed = {call.reference: index for index, call in enumerate(asked)}
         # Whatever was submitted, to any group, may be what these calls wait for: its failure is theirs.
         watched = {call.reference: call for call in self.cluster.submitted if call.reference not in owed}
-        answers: dict[Any, Any] = {}
+        answers: dict[int, Any] = {}
         try:
             while owed:
                 ready, _ = ray.wait([*owed, *watched], timeout=max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    names = [call.name for call in owed.values()]
+                    names = [asked[index].name for index in owed.values()]
                     raise self._deadline_error(calls[0].method, names, seconds)
                 for reference in ready:
-                    call = owed.pop(reference, None) or watched.pop(reference)
-                    answers[reference] = self._get(call, deadline, seconds)
+                    if reference in watched:
+                        self._get(watched.pop(reference), deadline, seconds)
+                        continue
+                    index = owed.pop(reference)
+                    try:
+                        answers[index] = self._get(asked[index], deadline, seconds)
+                    except WorkerDied as death:
+                        if ask_another is None:
+                            raise
+                        asked[index] = ask_another(index, death)
+                        owed[asked[index].reference] = index
+                        deadline = time.monotonic() + seconds
+                    except RunFailure as failure:
+                        self._raise_death_behind(failure, [asked[index] for index in owed.values()])
+                        raise
         finally:
             self.cluster.submitted = list(watched.values())
-        return [answers[call.reference] for call in calls]
+        return [answers[index] for index in range(len(asked))]
+
+    def _raise_death_behind(self, failure: RunFailure, others: list[Call]) -> None:
+        """Raises the death of another worker, if there is one: a rank whose neighbour died often fails first."""
+        import ray
+
+        deadline = time.monotonic() + DEATH_SECONDS
+        owed = {call.reference: call for call in others} if type(failure) is RunFailure else {}
+        while owed:
+            ready, _ = ray.wait(list(owed), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return
+            try:
+                self._get(owed.pop(ready[0]), deadline, DEATH_SECONDS)
+            except WorkerDied as death:
+                raise death from failure
+            except OxrlError:
+                continue  # another one that failed for the same reason
 
     def _get(self, call: Call, deadline: float, seconds: float) -> Any:
         import ray
@@ -277,7 +366,7 @@ class RayGroup:
                 raise cause from None
             # A call that was given the handle of another actor fails with that actor's death.
             name = self.cluster.names_by_actor.get(getattr(cause, "actor_id", None) or "", call.name)
-            raise RunFailure(
+            raise WorkerDied(
                 f"{name} died during {call.method}: {reason_of_death(cause)}",
                 where=name,
                 next_step=f"{self._where_to_look(name)}; a process that was killed without a word ran out of memory",
@@ -297,62 +386,3 @@ class RayGroup:
 
     def _where_to_look(self, name: str) -> str:
         return f"read {self.cluster.logs / f'{name}.log'}"
-
-
-class LocalGroup:
-    """The same workers in this process, one after the other. A call cannot be interrupted, so it has no deadline."""
-
-    def __init__(
-        self, worker: Worker, args_per_worker: Sequence[tuple[Any, ...]], *, config: Config, name: str
-    ) -> None:
-        if name == "learner" and len(args_per_worker) > 1:
-            raise PlacementError(
-                f"one process holds one training rank; asked are {len(args_per_worker)}",
-                where="run.backend=local",
-                next_step="set train.num_workers=1, or run.backend=ray",
-            )
-        self.names = [f"{name}-{index}" for index in range(len(args_per_worker))]
-        import torch
-
-        for key, value in worker_environment(config, None, on_gpu=torch.cuda.is_available()).items():
-            os.environ.setdefault(key, value)
-        # The rank's variables are taken back after the start: left behind, they would look like a launch by torchrun.
-        ranks = rank_environment(0, 1, "127.0.0.1", free_port()) if name == "learner" else {}
-        before = {key: os.environ.get(key) for key in ranks}
-        os.environ.update(ranks)
-        try:
-            self.workers = []
-            for own_name, args in zip(self.names, args_per_worker, strict=True):
-                with named_failures(own_name, "start"):
-                    self.workers.append(worker(*args))
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key)
-                else:
-                    os.environ[key] = value
-
-    @property
-    def size(self) -> int:
-        """Number of workers."""
-        return len(self.names)
-
-    def call(self, method: str, *args: Any) -> list[Any]:
-        """What each worker answers to the same call."""
-        return self.call_each(method, [args] * self.size)
-
-    def call_each(self, method: str, args_per_worker: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What each worker answers to its own arguments."""
-        return [
-            self.submit(method, *args, worker=index)
-            for index, args in zip(range(self.size), args_per_worker, strict=True)
-        ]
-
-    def submit(self, method: str, *args: Any, worker: int = 0) -> Any:
-        """The answer itself."""
-        with named_failures(self.names[worker], method):
-            return getattr(self.workers[worker], method)(*args)
-
-    def close(self) -> None:
-        """Lets the workers go."""
-        self.workers = []

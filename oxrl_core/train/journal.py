@@ -5,9 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from oxrl_core.engine.checkpoint import CheckpointStore
+from oxrl_core.errors import OxrlError
 from oxrl_core.rollout.recorder import Recorder
+from oxrl_core.runs.card import model_card
+from oxrl_core.runs.disk import disk_errors
+from oxrl_core.runs.environment import record_environment
+from oxrl_core.runs.push import push_model
+from oxrl_core.train.recording import record_of, start_recorder
 from oxrl_core.train.report import StepReport
+from oxrl_core.train.saver import Saver
+from oxrl_core.train.self_test import self_test
+from oxrl_core.train.sinks import Sinks
+from oxrl_core.train.tripwires import Tripwires
+from oxrl_core.train.tripwires.facts import facts_of
 from oxrl_core.train.verdicts import reward_of
 from oxrl_core.types import Progress
 
@@ -48,12 +58,36 @@ class Journal:
         self.config = config
         self.parts = parts
         self.writes = parts.learner.is_coordinator
-        self.recorder = Recorder(run.path / "rollouts") if config.rollout.record else None
-        self.store = CheckpointStore(run.path / "checkpoints", config.train.keep_checkpoints)
-        self.saved_step = -1
+        self.recorder: Recorder | None = None
+        if self.writes and config.rollout.record:
+            self.recorder = start_recorder(run, config, parts)
+        self.saver = Saver(run, config, parts, self._flush_record)
+        self.tripwires = Tripwires(run, facts_of(config, parts)) if config.tripwires.enabled else None
+        self.has_begun = False
+        self.sinks = Sinks(run, config) if self.writes else None
+        if self.writes:
+            record_environment(run)
+        self.last_row = -1  # the newest step that has a row of metrics
         self.num_dropped = 0
         self.num_skipped = 0
         self.said: set[str] = set()  # what happened to rows and has made its alert
+
+    def close(self) -> None:
+        """Lets the trackers take what was written last."""
+        if self.sinks is not None:
+            self.sinks.close()
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _flush_record(self) -> None:
+        """Every step up to now is on disk."""
+        if self.recorder is not None:
+            self.recorder.flush()
+
+    def alarm(self, error: OxrlError, progress: Progress) -> None:
+        """Says as an event what a tripwire found that ends the run."""
+        if self.tripwires is not None and self.writes:
+            self.tripwires.alarm(error, progress.step + 1 if self.has_begun else 0)  # 0: the test before it
 
     def phase(self, name: str, progress: Progress) -> None:
         """Says what the run is doing now."""
@@ -62,42 +96,53 @@ class Journal:
 
     def restore(self, progress: Progress) -> None:
         """Goes on from the newest valid checkpoint of the run directory, where there is one."""
-        learner = self.parts.learner
-        newest = learner.share(self.store.newest() if self.writes and self.config.train.resume else None)
-        for bad in self.store.quarantined:
-            self.run.append_event(
-                "warning", "bad_checkpoint", f"{bad.name} does not match its manifest and is set aside"
-            )
-        if newest is None:
-            return
-        folder, manifest = newest
-        learner.load(folder)
-        for name, value in manifest["progress"].items():
-            setattr(progress, name, value)
-        self.saved_step = progress.step
-        if self.writes:
-            self.run.append_event("info", "resumed", f"goes on from step {progress.step}", checkpoint=folder.name)
+        self.last_row = self.saver.restore(progress)
+        if self.tripwires is not None:
+            self.tripwires.restore(progress.tripwires)
 
     def save(self, progress: Progress) -> None:
-        """A checkpoint of exactly this state, unless it stands already."""
-        if self.saved_step == progress.step:
+        """A checkpoint of exactly this state, on disk when this returns, unless it stands already."""
+        self.saver.save(progress)
+
+    def export(self, progress: Progress) -> None:
+        """The final model with its card in `final/`, and on the hub where that is asked for."""
+        self.phase("exporting", progress)
+        folder = self.run.path / "final"
+        self.parts.learner.export_model(folder, model_card(self.run, self.parts.model_folder))
+        repo = self.config.export.push_to_hub
+        if not repo or not self.writes:
             return
-        self.phase("saving", progress)
-        learner = self.parts.learner
-        folder = learner.share(self.store.begin(progress.step) if self.writes else None)
-        learner.save(folder)
-        if self.writes:
-            path = self.store.finish(progress, run_id=self.run.run_id)
-            self.run.append_event("info", "checkpoint", f"step {progress.step} is saved", checkpoint=path.name)
-        self.saved_step = progress.step
+        try:
+            pushed = push_model(str(folder), repo, private=self.config.export.private)
+        except OxrlError as error:  # the model is there; only its copy is not
+            text = f"the model is not on the hub: {error}; later: oxrl push {self.run.run_id} {repo}"
+            self.run.append_event("warning", "push_failed", text)
+        else:
+            self.run.append_event("info", "pushed", f"the model is at {pushed.url}", commit=pushed.commit)
 
     def write(self, report: StepReport, progress: Progress) -> None:
         """Everything about one step, and a checkpoint where one is due."""
+        ending: OxrlError | None = None
         if self.writes:
-            self._write(report)
-        every = self.config.train.save_every
-        if every and report.step and report.step % every == 0:
-            self.save(progress)
+            with disk_errors(self.run.path, "then start the run again: it goes on from its newest checkpoint"):
+                self._begin(report, progress)
+                self._write(report)
+                if self.tripwires is not None:
+                    ending = self.tripwires.look(report)
+                    progress.tripwires = self.tripwires.state()
+        if self.config.tripwires.stop_on:
+            ending = self.parts.learner.share(ending)
+        if ending is not None:
+            raise ending
+        self.saver.save_if_due(progress, report.metrics)
+
+    def _begin(self, report: StepReport, progress: Progress) -> None:
+        """Before the first update of this start: trainer and sampler read the same tokens alike, or the run ends."""
+        if self.has_begun:
+            return
+        if self.config.tripwires.enabled:
+            report.metrics |= self_test(self.parts, progress, self.recorder)
+        self.has_begun = True
 
     def _write(self, report: StepReport) -> None:
         every, total_steps = self.config.report, self.parts.total_steps
@@ -106,12 +151,15 @@ class Journal:
         self._say_changed()
         self._say_skipped(report)
         has_evaluation = any(name.startswith("eval/") for name in report.metrics)
-        if report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation:
+        is_due = report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation
+        if is_due and report.step > self.last_row:  # a resumed run reports its first step once more
             facts = {"step": report.step, "time": time.time()} | self._data_facts()
             self.run.append_metrics(facts | report.metrics)
+            if self.sinks is not None:
+                self.sinks.write(facts | report.metrics)
         self.run.write_progress("training", report.step, total_steps, metrics=report.metrics)
-        if self.recorder is not None and report.rollouts:
-            self.recorder.write(report.step, report.rollouts, report.credits, report.trainer_logprobs)
+        if self.recorder is not None and (report.drawn or report.row_ids):
+            self.recorder.write(record_of(report))
         shown = " ".join(f"{name}={report.metrics[name]:.4g}" for name in SHOWN if name in report.metrics)
         print(f"step {report.step}/{total_steps} {shown}", flush=True)
         if every.samples_every and report.rollouts and report.step % every.samples_every == 0:
@@ -128,8 +176,8 @@ class Journal:
         return {
             "data/dropped": self.num_dropped,
             "data/bad": len(stream.bad),
-            "data/cut": stream.notes.counts["cut"],
-            "data/folded": stream.notes.counts["folded"],
+            "data/cut": stream.counts.get("cut", 0),
+            "data/folded": stream.counts.get("folded", 0),
         }
 
     def _say_bad(self) -> None:

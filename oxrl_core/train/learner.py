@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from oxrl_core.errors import OxrlError
 from oxrl_core.train.torchrun import TorchrunGroup
 from oxrl_core.types import Credit, LabeledExample, Measurement, Metrics, PairExample, Rollout
 
 if TYPE_CHECKING:
+    from oxrl_core.runs.replay import Difference
     from oxrl_core.train.groups import WorkerGroup
     from oxrl_core.train.lessons import Lesson
 
@@ -34,6 +36,13 @@ class Learner:
     def ready(self) -> dict[str, Any]:
         """What rank 0 is, once all ranks are."""
         return self.group.call("ready")[0]
+
+    def watched(self) -> dict[str, list[str]]:
+        """Names of parameters that are `dead` or have the `largest` gradients; any rank knows those of all."""
+        # Only the process that writes for the run asks.
+        if isinstance(self.group, TorchrunGroup):
+            return self.group.worker.watched()
+        return self.group.call("watched")[0]
 
     def learn(self, lesson: Lesson) -> tuple[Metrics, list[list[float]]]:
         """The metrics of one step over all ranks, and of rollouts the trainer's log-probs before it, in their order."""
@@ -99,17 +108,28 @@ class Learner:
         handles = [self.group.submit(method, worker=rank) for rank in range(self.group.size)]
         return handles[0]
 
-    def save(self, folder: Path) -> None:
-        """Every rank writes its share."""
-        self.group.call("save", folder)
+    def save(self, folder: Path, in_background: bool = False) -> None:
+        """Every rank writes its share; in the background it has only copied it when this returns."""
+        self.group.call("save", folder, in_background)
+
+    def save_failure(self, wait: bool) -> OxrlError | None:
+        """The first rank's reason why the save in the background failed; `wait` for the end of all of them first."""
+        failures = self.group.call("save_failure", wait)
+        if isinstance(self.group, TorchrunGroup):
+            failures = self.group.gather(failures[0])
+        return next((failure for failure in failures if failure is not None), None)
 
     def load(self, folder: Path) -> None:
         """Every rank reads its share."""
         self.group.call("load", folder)
 
-    def export_model(self, folder: Path) -> None:
-        """The final model, as a folder for transformers and vLLM."""
-        self.group.call("export_model", folder)
+    def compare_with(self, step: int, folder: Path) -> list[Difference]:
+        """The weights that differ from those of a checkpoint of the step, whose state every rank has afterwards."""
+        return self.group.call("compare_with", step, folder)[0]
+
+    def export_model(self, folder: Path, card: str = "") -> None:
+        """The final model, as a folder for transformers and vLLM; `card` becomes its README.md."""
+        self.group.call("export_model", folder, card)
 
     def close(self) -> None:
         """Ends the workers."""

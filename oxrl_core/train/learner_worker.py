@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from oxrl_core.algorithms.base import Algorithm, check_params, get_algorithm
@@ -14,7 +16,9 @@ from oxrl_core.algorithms.critic import value_loss
 from oxrl_core.data.collate import collate_examples, collate_labeled, collate_pairs, collate_rollouts
 from oxrl_core.data.media import open_media
 from oxrl_core.data.pack import pack, token_budget
+from oxrl_core.errors import OxrlError
 from oxrl_core.models.load import load_tokenizer
+from oxrl_core.train.background import BackgroundSave
 from oxrl_core.train.objective import Objective
 from oxrl_core.train.ranks import max_over_ranks
 from oxrl_core.train.signals import reference_sums
@@ -24,7 +28,9 @@ from oxrl_core.types import Credit, Example, Measurement, Metrics, PairExample, 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
     from oxrl_core.engine.policy import PolicyEngine
+    from oxrl_core.runs.replay import Difference
 
+ABOUT_TRAINING = ("num_tokens", "mask/coverage")  # metrics that say nothing about held-out rows
 CRITIC_FOLDER = "critic"  # of a checkpoint
 LIKELIHOOD = Objective(get_algorithm("sft"))
 
@@ -44,6 +50,9 @@ class LearnerWorker:
         from oxrl_core.engine.policy import PolicyEngine  # a driver that only talks to ranks needs no DeepSpeed
 
         torch.manual_seed(config.run.seed)
+        # Nothing here draws from these two; a library that does draws the same in every run, and after every resume.
+        random.seed(config.run.seed)
+        np.random.seed(config.run.seed % 2**32)
         self.config = config
         tokenizer = load_tokenizer(model_folder)
         self.pad_id = tokenizer.pad_token_id
@@ -63,10 +72,16 @@ class LearnerWorker:
             self.critic = engine(head="value", with_reference=False, lr=config.algorithm.critic_lr)
         self.packing = config.data.packing
         self.packing_is_checked = False
+        self.background: BackgroundSave | None = None
 
     def ready(self) -> dict[str, Any]:
         """What this rank is: parameters (all, trained), device and precision. Answers once everything is loaded."""
         return self.policy.describe()
+
+    def watched(self) -> dict[str, list[str]]:
+        """Names of the parameters without gradient for long, and of those with the largest in the last update."""
+        watch = self.policy.watch
+        return {} if watch is None else {"dead": watch.dead(), "largest": watch.largest()}
 
     def measure(self, rollouts: list[Rollout]) -> list[Measurement]:
         """What policy, reference and critic say about each completion token, before the step's first update."""
@@ -105,7 +120,7 @@ class LearnerWorker:
                 metrics = train_step(self.policy, self.objective, batches)
                 if self.critic is not None:
                     learned = train_step(self.critic, critic_objective(self.config), batches)
-                    metrics |= {name if "/" in name else f"value/{name}": value for name, value in learned.items()}
+                    metrics |= {f"value/{name.removeprefix('value/')}": value for name, value in learned.items()}
                 history.append(metrics)
         logprobs: list[list[float]] = [[] for _ in rollouts]
         for groups, batches in updates:
@@ -123,7 +138,7 @@ class LearnerWorker:
         # Self-play has no pair before it has drawn: the held-out completions are read by their likelihood.
         objective = self.objective if self.objective.algorithm.lesson != "self_play" else LIKELIHOOD
         measured = evaluate_step(self.policy, objective, self._batches(examples, objective))
-        return {f"eval/{name}": value for name, value in measured.items() if name != "num_tokens"}
+        return {f"eval/{name}": value for name, value in measured.items() if name not in ABOUT_TRAINING}
 
     def reference_sums(self, pairs: list[PairExample]) -> list[tuple[float, float]]:
         """Log-probs of chosen and rejected completions under the reference: sums over their tokens."""
@@ -209,11 +224,21 @@ class LearnerWorker:
         """The weights of the reference, likewise."""
         return self.policy.export_reference()
 
-    def save(self, folder: Path) -> None:
-        """All that this rank needs to go on exactly here."""
-        self.policy.save(folder)
+    def save(self, folder: Path, in_background: bool = False) -> None:
+        """All that this rank needs to go on exactly here; in the background only its copy is waited for."""
+        snapshots = [(self.policy.snapshot(copy=in_background), folder)]
         if self.critic is not None:
-            self.critic.save(folder / CRITIC_FOLDER)
+            snapshots.append((self.critic.snapshot(copy=in_background), folder / CRITIC_FOLDER))
+        save = BackgroundSave(snapshots)
+        if in_background:
+            self.background = save
+            save.start()
+        else:
+            save.write()
+
+    def save_failure(self, wait: bool) -> OxrlError | None:
+        """Why the save in the background failed; none while it is written, and after it has been."""
+        return self.background.failure(wait) if self.background is not None else None
 
     def load(self, folder: Path) -> None:
         """Goes on where `save` left off."""
@@ -221,9 +246,22 @@ class LearnerWorker:
         if self.critic is not None:
             self.critic.load(folder / CRITIC_FOLDER)
 
-    def export_model(self, folder: Path) -> None:
-        """A folder that transformers and vLLM load."""
-        self.policy.export_model(folder)
+    def compare_with(self, step: int, folder: Path) -> list[Difference]:
+        """The weights that differ from those of a checkpoint of the step; afterwards its state is loaded. Rank 0 says.
+
+        Adapters are compared as the weights that they make.
+        """
+        from oxrl_core.train.comparison import weight_differences
+
+        mine = self.policy.export_weights()
+        mine = {name: weight.clone() for name, weight in mine.items()} if mine is not None else {}
+        self.load(folder)
+        theirs = self.policy.export_weights() or {}
+        return list(weight_differences(step, theirs, mine))
+
+    def export_model(self, folder: Path, card: str = "") -> None:
+        """A folder that transformers and vLLM load, with `card` as its README.md."""
+        self.policy.export_model(folder, card)
 
 
 def make_objective(config: Config) -> Objective:

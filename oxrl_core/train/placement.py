@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from oxrl_core.config.beside import reward_model_params
 from oxrl_core.errors import PlacementError
 
 if TYPE_CHECKING:
@@ -77,6 +78,17 @@ def plan_placement(config: Config, resources: Resources) -> Plan:
     return Plan(Share(share, 1.0), Share(share, float(per_sampler)), scorer, is_colocated=False, threads=None)
 
 
+def gpus_held(config: Config, plan: Plan | None) -> float:
+    """The GPUs that the workers of a run hold together; without a plan they are this very process."""
+    if plan is None:
+        import torch
+
+        return float(torch.cuda.is_available())
+    samplers = config.rollout.num_workers if _draws_rollouts(config) else 0
+    held = config.train.num_workers * plan.learner.num_gpus + samplers * plan.sampler.num_gpus
+    return held + (plan.scorer.num_gpus if _asks_a_reward_model(config) else 0.0)
+
+
 def _plan_on_cpu(config: Config, resources: Resources, num_workers: int) -> Plan:
     needs_gpu = {
         "rollout.tensor_parallel": config.rollout.tensor_parallel > 1,
@@ -111,7 +123,7 @@ def _cpu_share(resources: Resources, num_workers: int) -> float:
 
 
 def _asks_a_reward_model(config: Config) -> bool:
-    return _draws_rollouts(config) and config.reward.name == "reward_model"
+    return _draws_rollouts(config) and reward_model_params(config) is not None
 
 
 def _draws_rollouts(config: Config) -> bool:

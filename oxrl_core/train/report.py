@@ -7,18 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from oxrl_core.train.phases import enter_phase
 from oxrl_core.types import Credit, Metrics, Rollout
 
 
 @dataclass
 class StepReport:
-    """What one step did; `step` is the number of optimizer steps behind it."""
+    """What one step did; `step` is the number of optimizer steps behind it.
+
+    `drawn` are all completions of the step, draw after draw, in the order in which they were drawn: with the prompts of
+    the data stream they are enough to replay it. `rollouts` are those of them that were learned from, the very same
+    objects, in the order of `credits` and `trainer_logprobs`. A completion's `seed` is its key: no other of the run has
+    it.
+    """
 
     step: int
     metrics: Metrics
-    rollouts: list[Rollout] = field(default_factory=list)  # those that were trained on
+    rollouts: list[Rollout] = field(default_factory=list)  # those that were learned from
     credits: list[Credit] = field(default_factory=list)  # in the same order; empty where it learned from examples
     trainer_logprobs: list[list[float]] = field(default_factory=list)  # before the update; empty likewise
+    drawn: list[Rollout] = field(default_factory=list)  # all of the step; empty in a supervised run
+    row_ids: list[str] = field(default_factory=list)  # of a supervised step: its rows, one for each item
 
 
 class Clock:
@@ -30,6 +39,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        enter_phase(name)
         started = time.monotonic()
         try:
             yield

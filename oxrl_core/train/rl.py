@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from oxrl_core.rewards.shaping import RunningMoments
-from oxrl_core.rollout.verify import check_fingerprint, check_logprob_gap
-from oxrl_core.train.draw import draw
+from oxrl_core.rollout.verify import check_fingerprint, check_logprob_gap, staleness
 from oxrl_core.train.lessons import make_lesson
+from oxrl_core.train.phases import enter_phase
 from oxrl_core.train.report import Clock, StepReport
 from oxrl_core.train.verdicts import describe, reward_of, with_verdict
 from oxrl_core.types import Metrics, Progress
@@ -16,33 +16,39 @@ from oxrl_core.types import Metrics, Progress
 if TYPE_CHECKING:
     from oxrl_core.build import RlParts
 
+REMEMBERED_REWARDS = 10  # steps whose mean reward decides about train.stop_at_reward
+
 
 def train_rl(parts: RlParts, progress: Progress) -> Iterator[StepReport]:
-    """One report per step, after a first one that evaluates the policy as it came."""
+    """One report per step, after a first one that evaluates the policy as it came; a resumed run has had that."""
     config, learner = parts.config, parts.learner
     moments = RunningMoments.from_dict(progress.reward_moments)
-    yield StepReport(progress.step, restore_sampler(parts, progress) | evaluate(parts, progress.step))
-    while progress.step < parts.total_steps and not parts.is_good_enough():
+    first = restore_sampler(parts, progress)
+    yield StepReport(progress.step, first | evaluate(parts, 0) if progress.step == 0 else {})
+    while progress.step < parts.total_steps and not parts.is_good_enough(progress):
         clock = Clock()
-        drawn = draw(parts, progress, clock)
+        drawn = parts.draws.next(parts, progress, clock)
+        age = staleness(drawn.rollouts, progress.step)
         with clock("time/train"):
             lesson = make_lesson(drawn, config, learner, moments)
             metrics, logprobs = learner.learn(lesson)
-        if logprobs and progress.synced_step == progress.step:
+        if logprobs and age == 0:
             check_logprob_gap(lesson.rollouts, logprobs, parts.gap_limit)
+        parts.draws.settle(clock)
         progress.step += 1
         progress.num_rollouts += len(drawn.rollouts)
         progress.num_tokens += int(metrics.get("num_tokens", 0))
         progress.reward_moments = moments.to_dict()
-        if parts.is_sync_due(progress.step):
+        metrics |= lesson.metrics | describe(drawn, parts.reward) | {"staleness": age}
+        if "reward/mean" in metrics:
+            progress.recent_rewards = [*progress.recent_rewards, metrics["reward/mean"]][-REMEMBERED_REWARDS:]
+        if parts.is_sync_due(progress):
             with clock("time/sync"):
                 metrics |= sync_weights(parts, progress)
-        metrics |= lesson.metrics | describe(drawn, parts.reward) | clock.metrics(metrics.get("num_tokens", 0.0))
-        if "reward/mean" in metrics:
-            parts.recent_rewards.append(metrics["reward/mean"])
-        if parts.is_evaluation_due(progress.step):
+        metrics |= clock.metrics(metrics.get("num_tokens", 0.0))
+        if parts.is_evaluation_due(progress):
             metrics |= evaluate(parts, progress.step)
-        yield StepReport(progress.step, metrics, lesson.rollouts, lesson.credits, logprobs)
+        yield StepReport(progress.step, metrics, lesson.rollouts, lesson.credits, logprobs, drawn.rollouts)
 
 
 def sync_weights(parts: RlParts, progress: Progress) -> Metrics:
@@ -58,6 +64,7 @@ def sync_weights(parts: RlParts, progress: Progress) -> Metrics:
 
 def restore_sampler(parts: RlParts, progress: Progress) -> Metrics:
     """Gives the sampler the weights that it had: those of the trainer, or of the reference where that is behind."""
+    enter_phase("syncing")
     if progress.synced_step == progress.step:
         return sync_weights(parts, progress)
     parts.sampler.load_weights(parts.learner.export_reference(), progress.synced_step)
@@ -66,6 +73,7 @@ def restore_sampler(parts: RlParts, progress: Progress) -> Metrics:
 
 def evaluate(parts: RlParts, step: int) -> Metrics:
     """Greedy held-out reward and the share of full scores, or the held-out loss where nothing is judged."""
+    enter_phase("evaluating")
     if parts.eval_examples:
         return parts.learner.evaluate(parts.eval_examples)
     if not parts.eval_prompts:

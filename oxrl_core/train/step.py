@@ -51,6 +51,7 @@ def train_step(policy: PolicyEngine, objective: Objective, batches: Sequence[Tok
     if not math.isfinite(metrics["loss"]):
         raise NumericsError(
             f"the loss of {objective.algorithm.name} is {metrics['loss']}",
+            where=tally.first_bad,
             next_step="look at the last recorded rollouts or rows; lower train.lr, or use precision float32",
         )
     metrics.update(policy.step())
@@ -81,6 +82,8 @@ def _go_through(
         kept, weights = (where.to(values.device) for where in items_of(batch, objective))
         loss = (values[kept] * weights[kept]).sum() / num_items
         tally.add(loss, batch, kept, gathered, objective)
+        if not tally.first_bad and not math.isfinite(tally.loss):
+            tally.first_bad = f"micro-batch {index}, row {first_bad_row(values, kept)}"
         if learns:
             policy.backward(loss, last=index == num_rounds - 1)
     return tally
@@ -104,6 +107,12 @@ def loss_values(
     if gathered.values is not None:
         values = values + objective.value_coef * value_loss(gathered.values, value_clip=objective.value_clip)
     return values, gathered
+
+
+def first_bad_row(values: Tensor, kept: Tensor) -> int:
+    """The first row, (B, T) or (B,), with a value that is trained on and not finite; -1 where there is none."""
+    bad = (kept & ~values.isfinite()).flatten(1).any(dim=1) if values.ndim > 1 else kept & ~values.isfinite()
+    return int(bad.int().argmax()) if bad.any() else -1
 
 
 def items_of(batch: TokenBatch, objective: Objective) -> tuple[Tensor, Tensor]:

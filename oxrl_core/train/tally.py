@@ -28,6 +28,7 @@ class Tally:
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
     gap_max: float = 0.0
+    first_bad: str = ""  # where the loss stopped being finite: the row of a micro-batch of this rank
 
     @torch.no_grad()
     def add(self, loss: Tensor, batch: TokenBatch, kept: Tensor, gathered: Gathered, objective: Objective) -> None:
@@ -35,6 +36,7 @@ class Tally:
         self.loss += float(loss)
         signals = gathered.signals
         self.num_tokens += batch.num_tokens
+        self._coverage(batch)
         if isinstance(signals, Rollouts):
             self._rollouts(signals, objective)
         for values in (gathered.values, signals):
@@ -68,8 +70,17 @@ class Tally:
         return metrics
 
     def _mean(self, name: str, values: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
-        self.counts[name] = self.counts.get(name, 0.0) + values.numel()
+        self._share(name, float(values.sum()), values.numel())
+
+    def _coverage(self, batch: TokenBatch) -> None:
+        """The share of the tokens that are trained on, among those that could be: all but the first of an example."""
+        possible = int(batch.attention_mask.sum()) - int(batch.segment_ids.amax(dim=1).sum())
+        if int(batch.completion_mask.sum()):  # a placeholder has none
+            self._share("mask/coverage", int(batch.completion_mask.sum()), possible)
+
+    def _share(self, name: str, part: float, whole: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + part
+        self.counts[name] = self.counts.get(name, 0.0) + whole
 
     def _rollouts(self, signals: Rollouts, objective: Objective) -> None:
         mask = signals.completion_mask

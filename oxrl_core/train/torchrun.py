@@ -36,6 +36,12 @@ class TorchrunGroup:
         dist.broadcast_object_list(box)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def close(self) -> None:
         """Leaves the process group."""
         if dist.is_initialized():

@@ -30,6 +30,7 @@ CLASSES = {
     "train": "TrainConfig",
     "deepspeed": "DeepSpeedConfig",
     "report": "ReportConfig",
+    "tripwires": "TripwiresConfig",
 }
 SECTIONS = {name: section for section, name in CLASSES.items()}
 

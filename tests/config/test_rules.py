@@ -37,6 +37,13 @@ def overrides_of(text: str) -> list[str]:
             "come from another policy than the one that is trained",
         ),
         ("rft rollout.sync_every=2", "rollout.sync_every", "a resumed run could not go on"),
+        ("sgrpo rollout.pipeline=1", "rollout.pipeline", "come from the policy of one step ago"),
+        ("rft rollout.pipeline=1 rollout.colocate=true", "rollout.pipeline", "take turns on the same GPUs"),
+        (
+            "gkd rollout.pipeline=1 rollout.sync_every=4 algorithm.reference=synced",
+            "rollout.pipeline",
+            "lags behind on purpose",
+        ),
         ("sgrpo algorithm.mismatch=icepop algorithm.mismatch_low=1.1", "algorithm.mismatch_low", "leaves out 1"),
         ("sgrpo algorithm.mismatch=tis algorithm.mismatch_high=1", "algorithm.mismatch_high", "not above 1"),
         ("sgrpo algorithm.mismatch_high=5", "algorithm.mismatch_high", "algorithm.mismatch is off"),
@@ -112,6 +119,8 @@ def test_a_teacher_that_is_not_named_is_missed():
         "online_dpo rollout.top_k=50",
         "sgrpo rollout.sync_every=4 algorithm.reference=synced algorithm.mismatch=tis",
         "gkd rollout.sync_every=4 algorithm.reference=synced",
+        "sgrpo rollout.pipeline=1 algorithm.mismatch=tis",
+        "rft rollout.pipeline=1",  # a likelihood has no ratio to bias
         "sgrpo algorithm.ratio=sequence algorithm.clip_low=3e-4 algorithm.clip_high=4e-4",
         "rloo algorithm.clip_high=0.2",  # a product over tokens, not a mean
         "ppo rollout.group_size=1",

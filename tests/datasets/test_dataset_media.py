@@ -8,12 +8,14 @@ import json
 import wave
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from oxrl_core.config.schema import DatasetConfig
 from oxrl_core.datasets.base import load_rows
+from oxrl_core.datasets.columns import columns_of, normalise
 from oxrl_core.datasets.media import media_of
 from oxrl_core.datasets.shapes import COLOURS, SIDE, draw, png
 from oxrl_core.errors import DataError
@@ -110,3 +112,54 @@ def test_a_file_that_is_not_there_is_named(value: object) -> None:
     with pytest.raises(DataError, match="no file of that name") as caught:
         media_of({"image": value}, "rows.jsonl, line 3")
     assert caught.value.where == "rows.jsonl, line 3"
+
+
+def parts(*items: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(items)}]
+
+
+def normal(row: dict[str, Any]) -> dict[str, Any]:
+    source = DatasetConfig(name="rows")
+    return normalise(row, "r", columns_of(source, [row]), "rows.jsonl, line 1")
+
+
+SEEN = base64.b64encode(b"a picture").decode()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": SEEN},
+        {"type": "image", "image": b"a picture"},
+        {"type": "image", "image": {"bytes": b"a picture", "path": None}},
+        {"type": "image", "base64": SEEN},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{SEEN}"}},
+        {"type": "image_url", "image_url": f"data:image/png;base64,{SEEN}"},
+    ],
+)
+def test_parts_of_messages_show_what_they_hold_where_they_stand(part: dict[str, Any]) -> None:
+    row = normal({"messages": parts({"type": "text", "text": "See "}, part, {"type": "text", "text": "!"})})
+    assert row["prompt"] == [{"role": "user", "content": "See <image>!"}]
+    assert row["media"] == (Media("image", b"a picture"),)
+
+
+def test_parts_may_only_say_where_the_pictures_of_the_row_belong() -> None:
+    asked = parts({"type": "image"}, {"type": "text", "text": "What?", "image": None})
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A cat"}]}
+    row = normal({"messages": [*asked, answer], "images": [SEEN]})
+    assert row["prompt"][0]["content"] == "<image>What?" and row["completion"] == "A cat"
+    assert row["media"] == (Media("image", b"a picture"),)
+
+
+def test_two_conversations_that_are_compared_show_their_picture_once() -> None:
+    asked = parts({"type": "image", "image": SEEN}, {"type": "text", "text": "What?"})
+    chosen, rejected = ([*asked, {"role": "assistant", "content": word}] for word in ("cat", "dog"))
+    row = normal({"chosen": chosen, "rejected": rejected})
+    assert (row["chosen"], row["rejected"], len(row["media"])) == ("cat", "dog", 1)
+
+
+def test_parts_that_are_not_known_or_shown_twice_are_refused() -> None:
+    with pytest.raises(DataError, match="not known"):
+        normal({"messages": parts({"type": "video", "video": SEEN})})
+    with pytest.raises(DataError, match="in the messages and in a column"):
+        normal({"messages": parts({"type": "image", "image": SEEN}), "image": SEEN})

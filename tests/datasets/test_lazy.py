@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +21,7 @@ from hypothesis import strategies as st
 from oxrl_core.config.schema import DatasetConfig
 from oxrl_core.data.stream import RowStream
 from oxrl_core.datasets.base import each_row, load_rows, read_rows
-from oxrl_core.datasets.lazy import Endless, FileRows
+from oxrl_core.datasets.lazy import Endless, IndexedRows
 from oxrl_core.errors import DataError
 from oxrl_core.types import Progress, Row
 
@@ -44,7 +50,7 @@ def test_rows_that_are_read_one_by_one_are_those_that_are_read_at_once(folder: P
     whole = read_rows(source(folder), 0, strict=False)
     lazy = read_rows(source(folder), 0, strict=False, lazy_bytes=1)
     assert isinstance(whole.rows, list)
-    assert isinstance(lazy.rows, FileRows)
+    assert isinstance(lazy.rows, IndexedRows)
     assert list(lazy.rows) == whole.rows
     assert [row["prompt"] for row in whole.rows] == ["1+1=", "größer?", "2+2=", "last"]
     assert [row["id"].rpartition("/")[2] for row in whole.rows] == ["0", "2", "4", "5"]  # a bad row keeps its number
@@ -166,3 +172,113 @@ def test_a_limit_makes_a_fixed_set_of_endless_rows() -> None:
     assert isinstance(rows, list)
     assert len(rows) == 12
     assert rows[7] == arithmetic()[7]
+
+
+# Every kind of source, row by row
+
+
+def write_kind(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
+    return path
+
+
+TEXTS = ["plain", 'a "quoted", comma', "two\nlines", "größer €😀", "three\r\n\r\nlines", ", ", "x" * 5000]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OXRL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet", ".json"])
+def test_a_lazy_source_gives_the_rows_ids_and_bad_rows_of_one_that_is_in_memory(
+    tmp_path: Path, home: Path, suffix: str
+) -> None:
+    prompts = [f"{number} {TEXTS[number % 7]}" if number % 6 else "" for number in range(60)]
+    rows = [{"prompt": prompt, "answer": str(number)} for number, prompt in enumerate(prompts)]
+    path = write_kind(tmp_path / f"train{suffix}", rows)
+    whole = read_rows(source(path), 0, strict=False)
+    lazy = read_rows(source(path), 0, strict=False, lazy_bytes=0)
+    assert isinstance(whole.rows, list) and isinstance(lazy.rows, IndexedRows)
+    assert list(lazy.rows) == whole.rows
+    assert [lazy.rows[index] for index in (49, 0, 31, -1, 7)] == [whole.rows[index] for index in (49, 0, 31, -1, 7)]
+    assert len(whole.bad) == 10
+    assert [str(error) for error in lazy.bad] == [str(error) for error in whole.bad]
+    some = read_rows(source(path, limit=20), 0, strict=False, lazy_bytes=0)
+    assert list(some.rows) == whole.rows[: len(some.rows)] and len(some.rows) + len(some.bad) == 20
+    left = list((home / "cache" / "rows").iterdir()) if (home / "cache").exists() else []
+    assert left == []  # the copy has no name: nothing is left, however the process ends
+
+
+def test_a_folder_of_several_kinds_is_one_source_of_which_any_row_can_be_asked(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, suffix in enumerate((".csv", ".jsonl", ".parquet", ".json")):
+        rows = [{"prompt": f"{number}.{at}", "answer": "a"} for at in range(9)]
+        write_kind(folder / f"train-{number}{suffix}", rows)
+    whole = read_rows(source(folder), 0, strict=True).rows
+    lazy = read_rows(source(folder), 0, strict=True, lazy_bytes=0).rows
+    ratios = [1.0, 3.0]
+    in_memory = RowStream([whole, whole[:5]], ratios, 7, True, Progress())
+    expected = [row["id"] for row in in_memory.take(90)]
+    assert [row["id"] for row in RowStream([lazy, lazy[:5]], ratios, 7, True, Progress()).take(90)] == expected
+    epoch = in_memory.rows_per_epoch
+    for at in (1, 40, 41, 77):
+        resumed = RowStream([lazy, lazy[:5]], ratios, 7, True, Progress(epoch=at // epoch, row_cursor=at % epoch))
+        assert resumed.take(1)[0]["id"] == expected[at]
+
+
+def test_a_csv_file_that_changes_under_a_run_stops_it(tmp_path: Path) -> None:
+    path = write_kind(tmp_path / "train.csv", [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}])
+    rows = read_rows(source(path), 0, strict=True, lazy_bytes=0).rows
+    path.write_text("prompt,answer\nother,3\nanother,4\n")
+    with pytest.raises(DataError, match="has changed since"):
+        rows[1]
+
+
+class Counted(Sequence[Row]):
+    """Rows that know how many of them were asked for at once."""
+
+    def __len__(self) -> int:
+        return 2000
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= 2000:
+            raise IndexError(index)
+        return {"prompt": "" if index == 3 else f"{index}"}
+
+
+def counted(split: str, seed: int) -> Sequence[Row]:
+    """Two thousand numbers, of which one is missing."""
+    return Counted()
+
+
+def test_rows_that_somebody_else_reads_are_not_collected() -> None:
+    lazy = read_rows(DatasetConfig(name=f"{__name__}:counted"), 0, strict=False)
+    assert isinstance(lazy.rows, IndexedRows)
+    assert len(lazy.rows) == 1999
+    assert [lazy.rows[index]["prompt"] for index in (2, 3, -1)] == ["2", "4", "1999"]
+    assert lazy.rows[3]["id"].endswith("/train/4")
+    assert [error.where.rpartition(", ")[2] for error in lazy.bad] == ["row 3"]
+
+
+def test_the_memory_of_files_does_not_grow_with_them(tmp_path: Path) -> None:
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "streaming.py"
+    limits = ["--mib", "45", "--kinds", "folder", "--lazy-bytes", "0", "--most-mib", "60"]
+    done = subprocess.run(
+        [sys.executable, str(benchmark), *limits],
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OXRL_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "memory grew by" in done.stdout

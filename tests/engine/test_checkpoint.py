@@ -137,7 +137,7 @@ def test_many_ranks_write_and_a_file_that_changed_on_the_way_is_refused(tmp_path
         for rank in range(2):
             part = folder / f"rank-{rank}.bin"
             part.write_text(f"part {rank}")
-            write_rank_receipt(folder, rank, [part])
+            write_rank_receipt(folder, rank, {part.name: hash_file(part)})
         if not meddle:
             assert store.finish(Progress(step=step)).name == "step_00000001"
         else:
@@ -229,3 +229,54 @@ def test_no_committed_step_is_lost_under_twenty_kills(tmp_path: Path) -> None:
     assert state == (straight / f"step_{int(target):08d}" / "state").read_text()
     assert len(names(root)) == 2, "two are kept and no rubbish is left"
     assert json.loads((root / f"step_{int(target):08d}" / "manifest.json").read_text())["step"] == int(target)
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    folder = save(CheckpointStore(tmp_path, keep=2), 1)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    dice = random.Random(5)
+    assert read_manifest(folder) is not None
+    for number in range(1000):
+        file = files[number % len(files)]
+        whole = file.read_bytes()
+        if number % 4 == 0:
+            damaged = whole[: dice.randrange(len(whole))]
+        else:
+            place = dice.randrange(len(whole))
+            damaged = whole[:place] + bytes([whole[place] ^ 1 << dice.randrange(8)]) + whole[place + 1 :]
+        file.write_bytes(damaged)
+        assert read_manifest(folder) is None, f"{file.name} was {len(whole)} bytes, damaged at case {number}"
+        file.write_bytes(whole)
+    assert read_manifest(folder) is not None
+
+
+def test_the_manifest_is_cut_anywhere_and_found_out(tmp_path: Path) -> None:
+    folder = save(CheckpointStore(tmp_path, keep=2), 1)
+    manifest = folder / "manifest.json"
+    whole = manifest.read_bytes()
+    for size in range(len(whole)):
+        manifest.write_bytes(whole[:size])
+        assert read_manifest(folder) is None
+    assert json.loads(whole)["versions"]["torch"]
+
+
+def test_the_best_are_kept_by_their_scores_and_the_newest_wins_a_tie(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1, keep_best=2)
+    for step, score in ((1, 0.5), (2, None), (3, 0.5), (4, 0.9), (5, 0.1), (6, None)):
+        store.commit(step, write(f"state {step}"), Progress(step=step), score=score)
+    assert names(tmp_path) == ["step_00000003", "step_00000004", "step_00000006"]
+    newest = store.newest()
+    assert newest is not None
+    assert newest[1]["score"] is None
+
+
+def test_what_is_set_aside_is_never_found_again(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    save(store, 1)
+    (save(store, 2) / "weights.bin").unlink()
+    assert store.newest() is not None
+    assert len(store.bad()) == 1
+    assert len(store.set_aside()) == 2
+    assert store.newest() is None
+    assert store.bad() == []
+    assert all(name.startswith("old_") for name in names(tmp_path))

@@ -16,13 +16,22 @@ HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "datasets", "numpy
 SLOW_TO_START = ("typer", "rich", "github", "huggingface_hub", "psutil", "oxrl_core.api", "oxrl_core.config.schema")
 
 
-def test_a_fresh_interpreter_loads_nothing_heavy_for_the_server_and_all_its_tools() -> None:
-    program = "import sys, mcp_server.server as s; s.build_server(); print(*sorted(sys.modules))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
-    ).stdout.split()
-    assert "mcp_server.tools.operate" in loaded
+def modules_after(program: str) -> list[str]:
+    program = f"import sys, mcp_server.server as s; {program}; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.split()
+
+
+def test_a_fresh_interpreter_loads_nothing_slow_before_it_answers_the_first_message() -> None:
+    loaded = modules_after("s.build_server()")
+    assert "mcp_server.guard" in loaded and "mcp_server.tools.operate" not in loaded
     assert [name for name in (*HEAVY, *SLOW_TO_START) if name in loaded] == []
+
+
+def test_all_tools_together_load_nothing_heavy() -> None:
+    loaded = modules_after("tools = s.Surface(s.read_policy({}), None).tools")
+    assert "mcp_server.tools.operate" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
 
 
 class RawServer:
@@ -115,4 +124,4 @@ def test_the_command_explains_itself_instead_of_waiting_for_a_protocol() -> None
     done = subprocess.run([sys.executable, "-m", "mcp_server", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "MCP client" in done.stdout
     done = subprocess.run([sys.executable, "-m", "mcp_server", "serve"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "takes no arguments" in done.stderr
+    assert done.returncode == 2 and "unrecognized arguments: serve" in done.stderr

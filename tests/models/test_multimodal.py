@@ -17,12 +17,20 @@ from oxrl_core.data.render import render_example, render_prompt
 from oxrl_core.datasets.base import load_rows
 from oxrl_core.engine.policy import check_sharding_of_towers
 from oxrl_core.errors import ConfigError, DataError, ModelError
-from oxrl_core.models.load import load_policy, load_tokenizer
+from oxrl_core.models.load import load_policy, load_scorer, load_tokenizer
 from oxrl_core.models.logprobs import PolicyModel
 from oxrl_core.models.lora import add_lora, bound_modules
 from oxrl_core.models.miniature import make_miniature
-from oxrl_core.models.multimodal import MODEL_INPUTS, freeze_towers, is_multimodal, placeholder_ids, tower_names
+from oxrl_core.models.multimodal import (
+    MODEL_INPUTS,
+    freeze_towers,
+    is_multimodal,
+    names_in_files,
+    placeholder_ids,
+    tower_names,
+)
 from oxrl_core.rollout.hf_worker import TransformersWorker
+from oxrl_core.rollout.worker import checkpoint_names
 from oxrl_core.types import Example, TokenBatch
 
 FAMILY_MODELS = [
@@ -209,8 +217,6 @@ def test_the_sampler_says_of_its_tokens_what_the_trainer_says(subject: Subject) 
 
 
 def test_new_weights_reach_the_sampler_under_the_names_of_the_files(subject: Subject) -> None:
-    from transformers.core_model_loading import revert_weight_conversion
-
     config = Config.model_validate(
         {"run": {"name": "t"}, "model": {"path": str(subject.folder)}, "data": {"train": ["shapes"]}}
     )
@@ -219,7 +225,7 @@ def test_new_weights_reach_the_sampler_under_the_names_of_the_files(subject: Sub
     with torch.no_grad():
         for parameter in policy.base.parameters():
             parameter.mul_(1.25)
-    worker.load_weights(revert_weight_conversion(policy.base, dict(policy.base.named_parameters())), 1)
+    worker.load_weights(names_in_files(policy.base, dict(policy.base.named_parameters())), 1)
     row = [5, 9, 200, 31, 7]
     batch = subject.batch([Example(row, [False] + [True] * 4)])
     with torch.no_grad():
@@ -284,3 +290,16 @@ def test_towers_are_not_sharded_over_ranks_that_may_not_all_see() -> None:
     check_sharding_of_towers(2, 4)
     with pytest.raises(ConfigError, match="gathers a tower"):
         check_sharding_of_towers(3, 2)
+
+
+def test_a_reward_model_that_sees_is_refused_by_name(tmp_path: Path) -> None:
+    folder = make_miniature("smolvlm-instruct", tmp_path / "model", 0)
+    with pytest.raises(ModelError, match="reads pictures or sounds"):
+        load_scorer(folder, ModelConfig(path="x"), torch.float32, 0)
+
+
+def test_the_names_in_files_are_the_published_ones(tmp_path: Path) -> None:
+    folder = make_miniature("qwen2-audio-7b-instruct", tmp_path / "model", 0)
+    assert {name for name in checkpoint_names(folder) if "embed_tokens" in name} == {
+        "language_model.model.embed_tokens.weight"  # Qwen/Qwen2-Audio-7B-Instruct, model.safetensors.index.json
+    }

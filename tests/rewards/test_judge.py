@@ -367,6 +367,16 @@ def test_past_the_budget_there_are_no_verdicts_and_the_reason_is_said(server: An
     assert (metrics["judge/calls"], metrics["judge/unanswered"], metrics["judge/tokens"]) == (4, 2, 40)
 
 
+def test_the_budget_is_that_of_the_run_however_often_it_goes_on(server: Any, judge: Make, tmp_path: Path) -> None:
+    server.reply = fair(server)
+    verdicts: list[str] = []
+    for number in range(3):  # three processes of one run, each with a judge of its own
+        reward = judge(max_calls=4, concurrency=1)
+        reward.service.keep_count(tmp_path)  # type: ignore[union-attr]
+        verdicts += [score.status for score in score_rollouts(reward, group("2468", f"24{number}", row=number + 1), 30)]
+    assert (verdicts, len(server.requests)) == (["ok"] * 4 + ["error"] * 2, 4)
+
+
 def test_no_more_calls_at_once_than_allowed(server: Any, judge: Make) -> None:
     def reply(body: dict[str, Any]) -> str:
         time.sleep(0.05)

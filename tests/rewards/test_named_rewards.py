@@ -228,8 +228,8 @@ def test_a_reward_that_is_named_twice_keeps_both_of_its_scores() -> None:
         ([{"name": "math", "wieght": 1.0}], "parts"),
         ([{"name": "math", "weight": math.inf}], "a weight of inf"),
         ([{"name": "mcqa", "params": {"letter": "AB"}}], "Did you mean 'letters'"),
-        ([{"name": "judge", "params": {"url": "http://x/v1", "model": "m"}}], "cannot be a part"),
-        ([{"name": "reward_model", "params": {"path": "run:x"}}], "cannot be a part"),
+        ([{"name": "judge", "params": {"url": "http://x/v1", "modell": "m"}}], "Did you mean 'model'"),
+        ([{"name": "reward_model", "params": {"path": "run:x"}}] * 2, "a run holds one reward model"),
         ([{"name": "composite", "params": {"parts": [{"name": "math"}]}}], "cannot be a part"),
     ],
 )

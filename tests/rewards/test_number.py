@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -19,8 +20,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "gsm8k"
 ROWS = [json.loads(line) for name in ("train", "test") for line in (FIXTURES / f"{name}.jsonl").open()]
 
 
-def judge(text: str, answer: str) -> Score:
-    return get_reward("gsm8k")(
+def judge(text: str, answer: str, name: str = "gsm8k") -> Score:
+    return get_reward(name)(
         Rollout(
             prompt=Prompt(id="gsm8k/train/0", token_ids=[1], text="?", answer=answer),
             sample_index=0,
@@ -95,6 +96,26 @@ def test_every_reference_is_right_and_every_altered_answer_wrong(row: dict[str, 
         assert judge(f"The answer is ${result}.", reference) == Score(1.0)
         for altered in (number + 1, number - 1, -number - 0.5, number * 10 + 1, number + 0.01):
             assert judge(f"#### {altered:.2f}", reference) == Score(0.0)
+
+
+@pytest.mark.skipif("OXRL_GSM8K_DIR" not in os.environ, reason="OXRL_GSM8K_DIR names no clone of openai/gsm8k")
+def test_every_row_of_the_whole_of_gsm8k_is_right_and_with_another_answer_wrong() -> None:
+    from oxrl_core.config.schema import DatasetConfig
+    from oxrl_core.datasets.base import load_rows
+
+    rows = [
+        row
+        for split in ("train", "test")
+        for row in load_rows(DatasetConfig.model_validate({"name": "gsm8k", "split": split}), 0)
+    ]
+    assert len(rows) == 8792
+    for row in rows:
+        solution, answer = row["completion"], row["answer"]
+        number = float(answer.replace(",", ""))
+        altered = solution.rpartition("####")[0] + f"#### {number + 1:.2f}"
+        for name in ("gsm8k", "math"):
+            values = judge(solution, answer, name).value, judge(altered, answer, name).value
+            assert values == (1.0, 0.0), (row["id"], name)
 
 
 def test_a_completion_without_a_number_has_no_answer() -> None:

@@ -55,7 +55,7 @@ def test_the_gap_is_a_mean_over_tokens_not_over_samples() -> None:
     gap = logprob_gap([rollout([-1.0]), rollout([-1.0, -1.0, -1.0], sample=1)], [[-1.0], [-1.0, -1.0, -1.4]])
     assert gap.mean == pytest.approx(0.1)
     assert gap.max == pytest.approx(0.4)
-    assert gap.worst == "copy3/train/7, sample 1, token 2"
+    assert gap.worst == "copy3/train/7/1, token 2"
 
 
 @pytest.mark.parametrize("ours", [-1.01, math.nan])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -102,3 +104,29 @@ def stop_twice(run: RunDir) -> list[str]:
     for thread in threads:
         thread.join(60)
     return states
+
+
+# A foreign process with the title of one of Ray's workers, its child, and a neighbour of another session.
+RAY_LIKE = """
+import ctypes, os, time
+ctypes.CDLL(None).prctl(15, b"ray::Sampler", 0, 0, 0)
+if os.fork() == 0:
+    os.setsid()
+    ctypes.CDLL(None).prctl(15, b"raylet", 0, 0, 0)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(0)
+time.sleep(600)
+"""
+
+
+def start_decoys() -> list[subprocess.Popen[bytes]]:
+    """Foreign processes that look like those of a run, and must live on when one is stopped."""
+    commands = [
+        [sys.executable, "-c", SLEEP, "-m", "oxrl_core.driver", "--run-dir", "/tmp/a-run"],
+        ["sleep", "600"],
+        [sys.executable, "-c", RAY_LIKE],
+        ["bash", "-c", "exec -a VLLM::EngineCore sleep 600"],
+    ]
+    return [subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) for command in commands]

@@ -30,7 +30,7 @@ def test_a_new_run_is_queued_and_its_id_tells_name_and_time(make_run: MakeRun) -
 
 
 def test_a_run_that_was_never_started_is_lost_after_a_minute(make_run: MakeRun) -> None:
-    run = make_run(created_at=time.time() - 61)
+    run = make_run(created={"time": time.time() - 61})
     status = run.status()
     assert status.state == "lost" and status.error and status.error["code"] == "NeverStarted"
 

@@ -21,6 +21,7 @@ from run_trees import (
     exists,
     nasty_pids,
     open_files,
+    start_decoys,
     stop_twice,
     wait_for,
     wait_until_ended,
@@ -29,6 +30,7 @@ from run_trees import (
 from oxrl_core.errors import MachineError
 from oxrl_core.runs import launch, process
 from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RunDir
 
 
 def test_a_driver_that_ends_with_code_0_is_a_finished_run(make_run: MakeRun) -> None:
@@ -147,6 +149,36 @@ def test_stop_leaves_no_process_of_a_nasty_tree_and_touches_no_foreign_one(make_
     finally:
         end(decoy)
         end(sleeper)
+
+
+def test_ten_runs_that_are_stopped_at_once_leave_nothing_and_every_decoy_lives(make_run: MakeRun) -> None:
+    decoys = start_decoys()
+    try:
+        runs = [make_run(NASTY_TREE, name=f"run{number}") for number in range(10)]
+        survivor = make_run(SLEEP, name="survivor")
+        for run in [*runs, survivor]:
+            launch.launch(run)
+        pids = [pid for run in runs for pid in nasty_pids(run)]
+        seconds: list[float] = []
+
+        def stop(run: RunDir) -> None:
+            began = time.monotonic()
+            launch.stop(run, "enough")
+            seconds.append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=stop, args=(run,)) for run in runs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(pids) == 30 and [pid for pid in pids if exists(pid)] == []
+        assert len(seconds) == 10 and max(seconds) < 15
+        assert [decoy.poll() for decoy in decoys] == [None] * len(decoys)
+        assert not survivor.status().has_ended
+    finally:
+        for decoy in decoys:
+            decoy.kill()
+            decoy.wait()
 
 
 def test_a_driver_that_heeds_sigterm_has_its_grace_to_save(make_run: MakeRun) -> None:

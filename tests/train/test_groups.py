@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from oxrl_core.config.schema import Config
-from oxrl_core.errors import ConfigError, DeadlineError, OxrlError, PlacementError, RunFailure
+from oxrl_core.errors import ConfigError, DeadlineError, OxrlError, PlacementError, RunFailure, WorkerDied
 from oxrl_core.train.cluster import Cluster
 from oxrl_core.train.groups import start_group
 from oxrl_core.train.placement import Share
@@ -246,3 +246,26 @@ def test_a_group_that_finds_no_room_says_so_within_seconds(cluster: Cluster) -> 
 def test_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(PlacementError("what", "where", "next")))  # noqa: S301 - our own bytes
     assert isinstance(error, OxrlError) and error.as_dict()["next"] == "next"
+
+
+class Neighbour:
+    """A rank that fails when its neighbour dies, as a collective does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def exchange(self) -> None:
+        if self.number == 1:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+
+
+def test_a_rank_that_fails_because_another_died_is_not_blamed(cluster: Cluster) -> None:
+    group = start_group(Neighbour, [(0,), (1,)], config=CONFIG, cluster=cluster, name="learner")
+    began = time.monotonic()
+    with pytest.raises(WorkerDied) as caught:
+        group.call("exchange")
+    assert time.monotonic() - began < 30  # two starts of a process on a busy machine, and less than 10 s beside
+    assert caught.value.where.endswith("-1") and f"{caught.value.where}.log" in caught.value.next_step
+    group.close()

@@ -34,7 +34,9 @@ def test_bad_cut_and_folded_rows_are_in_the_metrics_and_said_once(tmp_path: Path
 
     stream = RenderedStream(rows, render, notes, bad)
     learner = SimpleNamespace(is_coordinator=True)
-    parts: Any = SimpleNamespace(learner=learner, total_steps=2, stream=stream)
+    parts: Any = SimpleNamespace(
+        learner=learner, total_steps=2, stream=stream, config=loaded.config, model_folder=tmp_path
+    )
     journal = Journal(run, loaded.config, parts)
     for step in (1, 2):
         stream.take(2)

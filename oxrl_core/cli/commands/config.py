@@ -1,7 +1,8 @@
-"""`oxrl config`: check, explain, describe."""
+"""`oxrl config`: check, explain, describe, generate."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from oxrl_core.cli.command import command
 from oxrl_core.cli.render import Format, Output
 from oxrl_core.cli.root import ConfigArgument, Overrides, group
 
-config_app = group("config", "Configurations: check, explain, describe.")
+config_app = group("config", "Configurations: check, explain, describe, generate.")
 
 
 @command(config_app, "validate")
@@ -61,3 +62,37 @@ def config_schema(
         out.json(config_json_schema())
     else:
         out.show(config_fields(key), draw_fields)
+
+
+@command(config_app, "generate")
+def config_generate(
+    out: Output,
+    model: Annotated[str, typer.Argument(help="A folder, hub id, name in the registry, or miniature:<name>.")],
+    overrides: Overrides = None,
+    algorithm: Annotated[str, typer.Option(help="What to train it with (oxrl algorithms).")] = "sgrpo",
+    dataset: Annotated[str, typer.Option(help="What to train it on; none: what suits the model.")] = "",
+    reward: Annotated[str, typer.Option(help="The judge; none: the one of the dataset.")] = "",
+    task: Annotated[str, typer.Option(help="math, code, image, audio or tiny; none: what suits the model.")] = "",
+    gpus: Annotated[int, typer.Option("--gpus", help="GPUs to plan for; -1: those of this machine.")] = -1,
+    gpu_memory: Annotated[float, typer.Option("--gpu-memory", help="GiB of each of them.")] = 0.0,
+    target: Annotated[Path | None, typer.Option("--out", help="Also write it here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Write a configuration for a model and GPUs, every value with its reason."""
+    from oxrl_core.cli.scouting import draw_generated
+    from oxrl_core.errors import UserError
+    from swarm.configure import generate_config
+
+    if target is not None and target.exists() and not force:
+        raise UserError("there is a file already", str(target), "name another target, or replace it with --force")
+    made = generate_config(model, algorithm, dataset, reward, gpus, gpu_memory, overrides or [], task=task)
+    if target is not None:
+        try:
+            target.write_text(made.config_yaml, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot be written: {error.strerror}", str(target), "name another target") from error
+        made = made.model_copy(update={"path": str(target), "next": made.next.replace(made.path, str(target))})
+    # The file has it; what a reader wants to see is the reasons.
+    out.show(made if out.format is Format.json else made.model_copy(update={"config_yaml": ""}), draw_generated)
+    if not made.valid:
+        raise typer.Exit(2)

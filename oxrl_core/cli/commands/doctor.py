@@ -18,8 +18,16 @@ def doctor(
         bool, typer.Option("--deep", help="Also run one real step of each engine (about a minute).")
     ] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what is safe to mend, saying what is done.")] = False,
+    rebuild_index: Annotated[
+        bool, typer.Option("--rebuild-index", help="Only make the index of the runs anew, from their directories.")
+    ] = False,
 ) -> None:
     """What this machine has and lacks, each with its fix. Exit code 1 where something needed is broken."""
+    if rebuild_index:
+        from oxrl_core import api
+
+        out.show(api.rebuild_index())
+        return
     from oxrl_core.cli.tables import draw_environment
     from oxrl_core.runs.doctor import apply_remedy, check_environment, remedies
 

@@ -56,12 +56,16 @@ def run_show(out: Output, run_id: RunArgument = "latest") -> None:
 
 @command(run_app, "watch")
 def run_watch(out: Output, run_id: RunArgument = "latest") -> None:
-    """Follow a run until it ends. Ctrl-C leaves it running. Exit code: that of the run."""
+    """Follow a run until it ends: a live board, plain lines in a pipe, --json a line of JSON at every change.
+
+    Ctrl-C leaves it running. Exit code: that of the run.
+    """
     from oxrl_core import api
     from oxrl_core.cli.watch import exit_code_of, follow_run
 
-    view = follow_run(out, api.get_run(run_id).run_id, on_interrupt="leave")
-    show_run(out, view)
+    view = follow_run(out, api.get_run(run_id).run_id, on_interrupt="leave", json_lines=True)
+    if out.format is not Format.json:  # its last line was the ended run
+        show_run(out, view)
     if view.has_ended and view.state != "finished":
         raise typer.Exit(exit_code_of(view))
 
@@ -77,6 +81,28 @@ def run_stop(
     from oxrl_core import api
 
     show_run(out, api.stop_run(run_id, reason=reason or "oxrl run stop", force=force))
+
+
+@command(run_app, "adopt")
+def run_adopt(
+    out: Output,
+    run_id: Annotated[str, typer.Argument(help="Run id, its beginning, or a name.")],
+) -> None:
+    """Supervise a run again whose supervisor died; a lost one goes on from its last checkpoint."""
+    from oxrl_core import api
+
+    show_run(out, api.adopt_run(run_id))
+
+
+@command(run_app, "resume")
+def run_resume(
+    out: Output,
+    run_id: Annotated[str, typer.Argument(help="Run id, its beginning, or a name.")],
+) -> None:
+    """Go on with a run that was stopped, failed or was lost, from its newest checkpoint and in its own directory."""
+    from oxrl_core import api
+
+    show_launch(out, api.resume_run(run_id))
 
 
 @command(run_app, "logs")

@@ -75,7 +75,7 @@ SYSCALLS: dict[str, tuple[int, int | None]] = {
     "faccessat2": (439, 439),
 }  # fmt: skip
 
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, EQUAL, ABOVE, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 REFUSE, UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; an argument's low half comes first
@@ -116,13 +116,31 @@ def seccomp_program(machine: str) -> bytes:
             add(EQUAL, 0, 1, request)
             add(RETURN, 0, 0, ALLOW)
         add(RETURN, 0, 0, REFUSE)
-    for numbers in SYSCALLS.values():
-        allowed = numbers[column]
-        if allowed is not None:
-            add(EQUAL, 0, 1, allowed)
-            add(RETURN, 0, 0, ALLOW)
-    add(RETURN, 0, 0, REFUSE)
+    allowed = sorted(number for numbers in SYSCALLS.values() if (number := numbers[column]) is not None)
+    for instruction in _search(_ranges(allowed)):
+        add(*instruction)
     return b"".join(program)
+
+
+def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The numbers as first and last of each run without a gap."""
+    starts = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    return list(zip(starts, ends, strict=True))
+
+
+def _search(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    """Instructions that allow a number within a range, found by halving.
+
+    The kernel walks through a filter once for every call there is, whenever a child puts it on: a list from top to
+    bottom cost each child a third of a millisecond.
+    """
+    if len(ranges) == 1:
+        first, last = ranges[0]
+        return [(AT_LEAST, 0, 2, first), (ABOVE, 1, 0, last), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, REFUSE)]
+    middle = len(ranges) // 2
+    below = _search(ranges[:middle])
+    return [(AT_LEAST, len(below), 0, ranges[middle][0]), *below, *_search(ranges[middle:])]
 
 
 def make_seccomp() -> bytes | None:
@@ -153,11 +171,11 @@ def restrict_syscalls(program: bytes) -> bool:
 
 # ---- Landlock --------------------------------------------------------------------------------------------------------
 
-WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5
 MAKE_DIR, MAKE_REG, REFER, TRUNCATE = 1 << 7, 1 << 8, 1 << 13, 1 << 14
 READ = READ_FILE | READ_DIR
 WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | REFER | TRUNCATE
-OF_A_FILE = 1 | WRITE_FILE | READ_FILE | TRUNCATE
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 
 
 def landlock_abi() -> int:

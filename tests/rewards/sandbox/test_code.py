@@ -63,7 +63,7 @@ def test_partial_pays_the_share_of_tests_passed():
 
 
 def test_the_verdict_says_how_the_program_was_held(sandbox):
-    assert code(drawn(GOOD, ROW)).detail == f"3 of 3 tests passed; sandbox: {sandbox.level.name}"
+    assert code(drawn(GOOD, ROW), interpreter=False).detail == f"3 of 3 tests passed; sandbox: {sandbox.level.name}"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_nothing_is_left_for_the_next_program():
 def test_memory_is_limited():
     text = "```python\ndef f(n):\n    return len(bytearray(200 << 20)) and n * n\n```"
     assert code(drawn(text, ROW), memory_mib=100).value == 0.0
-    assert code(drawn(text, ROW), memory_mib=512).value == 1.0
+    assert code(drawn(text, ROW), memory_mib=512, seconds=60.0).value == 1.0
 
 
 def test_it_works_in_the_reward_processes_of_a_run():

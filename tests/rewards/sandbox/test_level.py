@@ -45,7 +45,7 @@ program.append(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
 assert locks.restrict_syscalls(b"".join(program))
 row = {"tests": [{"function": "f", "args": [2], "expected": 4}]}
 rollout = Rollout(Prompt("p", [], "", row=row), 0, [], [], "stop", 0, 0, "```python\\ndef f(n): return n * n\\n```")
-verdict = get_reward("code")(rollout)
+verdict = get_reward("code", {"interpreter": False})(rollout)
 sandbox = shared_sandbox()
 print(json.dumps([sandbox.known and sandbox.known.name, verdict.status, verdict.detail]))
 """
@@ -92,7 +92,7 @@ def test_the_operators_file_allows_it_and_the_verdict_says_so(oxrl_home_of_the_t
 def test_no_parameter_of_the_reward_weakens_the_sandbox():
     from oxrl_core.rewards.base import get_reward
 
-    assert set(get_reward("code").params) == {"partial", "seconds", "memory_mib"}
+    assert set(get_reward("code").params) == {"partial", "seconds", "memory_mib", "interpreter"}
 
 
 NOT_TRUE = ("sandbox: {}", *(f"sandbox: {{allow_unprotected: {value}}}" for value in ("false", "1", "'true'", "null")))
@@ -154,6 +154,7 @@ def test_doctor_shows_the_level():
     item = doctor.check_sandbox()
     assert item.name == "sandbox" and item.ok
     assert any(level in item.value for level in ("strong", "standard", "basic"))
+    assert "monty" in item.value or "no interpreter" in item.value
 
 
 # ---- the fork server's life ----

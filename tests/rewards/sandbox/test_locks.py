@@ -58,7 +58,12 @@ def verdict(machine: str, number: int, arguments: tuple[int, ...] = (), audit: i
         if operation == 0x20:
             accumulator = struct.unpack_from("<I", data, value)[0]
             continue
-        holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: bool(accumulator & value)}[operation]
+        holds = {
+            0x15: accumulator == value,
+            0x25: accumulator > value,
+            0x35: accumulator >= value,
+            0x45: bool(accumulator & value),
+        }[operation]
         at += if_true if holds else if_false
 
 

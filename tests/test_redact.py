@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_server.redact import MASK, Redactor
+from oxrl_core.redact import MASK, Redactor
 
 NOTHING = Redactor({})
 

@@ -1,0 +1,1 @@
+"""The first half: written together with the detectors."""

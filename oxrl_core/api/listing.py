@@ -1,0 +1,129 @@
+"""All runs of a home: the list, its index, and the runs that have lost their supervisor."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from oxrl_core.api.views import view_of
+from oxrl_core.errors import NotFoundError
+from oxrl_core.runs import launch, process
+from oxrl_core.runs.index import FINAL_STATES, Index, IndexRow, forget_index, mark_of, open_index
+from oxrl_core.runs.records import read_json
+from oxrl_core.runs.rundir import RunDir, oxrl_home
+from oxrl_core.runs.status import FindMembers
+from oxrl_core.runs.views import IndexReport, RunList, RunView
+
+
+def list_runs(
+    *,
+    state: str = "",
+    limit: int = 50,
+    cursor: str = "",
+    home: Path | None = None,
+) -> RunList:
+    """Runs, newest first, without their alerts. `state` is one state, or `active` for those that have not ended."""
+    home = home or oxrl_home()
+    try:
+        return _list(home, state, limit, cursor)
+    except sqlite3.DatabaseError as error:  # a page of it is torn, which only who reads that page can see
+        forget_index(home, str(error))
+        return _list(home, state, limit, cursor)
+
+
+def _list(home: Path, state: str, limit: int, cursor: str) -> RunList:
+    with open_index(home) as index:
+        rows = index.rows(state, cursor)
+        if rows is None:
+            raise NotFoundError(f"{cursor!r} is not a cursor of list_runs", "cursor", "start again without a cursor")
+        total = index.count()
+        views: list[RunView] = []
+        for view in _views(index, rows, home):
+            if state and view.state != state and not (state == "active" and not view.has_ended):
+                continue
+            if len(views) == limit:
+                return RunList(runs=views, total=total, next_cursor=views[-1].run_id)
+            views.append(view)
+    return RunList(runs=views, total=total)
+
+
+def _views(index: Index, rows: Iterator[IndexRow], home: Path) -> Iterator[RunView]:
+    """Each run as it is now. What ended is taken from the index, where its record is still the same file."""
+    members = functools.cache(process.members_by_run)  # one scan of /proc for the whole list, where one is needed
+    ended: list[IndexRow] = []
+    runs = str(home / "runs")
+    try:
+        for row in rows:
+            folder = f"{runs}/{row.run_id}"
+            mark = mark_of(folder)
+            view = _known_view(row) if row.mark and row.mark == mark else None
+            if view is None:
+                view = _look(Path(folder), members)
+                if view is None:
+                    continue  # removed a moment ago
+                if view.state in FINAL_STATES and mark == mark_of(folder) != "":
+                    ended.append(IndexRow(row.run_id, row.born, view.state, mark, view.model_dump_json()))
+            yield view
+    finally:
+        try:
+            index.remember(ended)
+        except sqlite3.Error as error:
+            print(f"oxrl: the index of the runs could not be written: {error}", file=sys.stderr)
+
+
+def _known_view(row: IndexRow) -> RunView | None:
+    try:
+        return RunView.model_validate_json(row.view)
+    except ValidationError:
+        return None  # of another version of oxRL
+
+
+def _look(folder: Path, members: FindMembers) -> RunView | None:
+    run = RunDir(folder)
+    try:
+        return view_of(run, run.status(members), with_alerts=False)
+    except NotFoundError:
+        return None
+
+
+def rebuild_index(*, home: Path | None = None) -> IndexReport:
+    """The index of the home, made anew from the run directories, and what could not be read there."""
+    home = home or oxrl_home()
+    forget_index(home)
+    with open_index(home) as index:
+        views = list(_views(index, index.rows() or iter(()), home))
+    unreadable = [
+        str(path)
+        for view in views
+        for path in (Path(view.path) / name for name in ("status.json", "progress.json"))
+        if path.exists() and read_json(path) is None
+    ]
+    ended = sum(view.state in FINAL_STATES for view in views)
+    return IndexReport(path=str(home / "index.db"), runs=len(views), ended=ended, unreadable=unreadable)
+
+
+def adopt_run(run_id: str, *, home: Path | None = None) -> RunView:
+    """The run under a new supervisor: an orphaned one goes on as it is, a lost one from its last checkpoint."""
+    run = launch.find_run(home or oxrl_home(), run_id)
+    return view_of(run, launch.adopt(run))
+
+
+def adopt_orphans(*, home: Path | None = None) -> list[str]:
+    """The ids of the runs of this machine whose supervisor had died, and which have another one now."""
+    home = home or oxrl_home()
+    try:
+        unfinished = _unfinished(home)
+    except sqlite3.DatabaseError as error:  # an index is no reason for a launch to fail
+        forget_index(home, str(error))
+        unfinished = _unfinished(home)
+    return launch.adopt_orphans(home, unfinished)
+
+
+def _unfinished(home: Path) -> list[str]:
+    with open_index(home) as index:
+        return [row.run_id for row in index.rows("active") or ()]

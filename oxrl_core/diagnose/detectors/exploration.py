@@ -1,0 +1,83 @@
+"""Entropy, temperature, and the distance to the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from oxrl_core.diagnose.detectors import Seen, detector, seen_by
+from oxrl_core.diagnose.facts import RunFacts
+from oxrl_core.diagnose.trends import median
+
+SETTLED = 0.1  # of the entropy at the start
+NOISE = 1.2  # times the entropy at the start
+COLD, HOT = 0.3, 1.8  # temperatures outside of which training rollouts are hardly ever drawn
+FAR = 1.0  # nats per token from the reference: another model, in which the reference no longer says anything
+SUCCESS = 0.8  # of the best reward: a policy that has found it may settle
+
+
+@detector("entropy")
+def entropy(facts: RunFacts) -> Iterator[Seen]:
+    values = facts.values("entropy")
+    if len(values) < 10 or values[0] <= 0:
+        return
+    start, now = median(values[:3]), median(values[-5:])
+    reward = facts.trend("reward/mean")
+    level = reward.last / _best(facts) if reward else 0.0
+    told = [seen_by("entropy at first", start, 1), seen_by("entropy at last", now, facts.step)]
+    told += [seen_by("reward/mean", reward.last, facts.step)] if reward else []
+    if now < SETTLED * start and level < SUCCESS:
+        first = next(step for step, value in facts.series("entropy") if value < SETTLED * start)
+        summary = f"the entropy fell from {start:.3g} to {now:.2g} at {level:.0%} of the best reward"
+        # A reward that still rises may yet get there.
+        severity = "warning" if reward and reward.rises and level > 0.5 else "error"
+        yield Seen("entropy_low", 0.85, summary, severity, told, before=first)
+    coefficient = float(facts.setting("algorithm.entropy_coef", 0.0) or 0.0)
+    if now > NOISE * start and not (reward and reward.rises):
+        summary = f"the entropy rose from {start:.3g} to {now:.3g}"
+        summary += f" with entropy_coef {coefficient:g}" if coefficient else ""
+        yield Seen("entropy_high", 0.85 if coefficient else 0.6, summary, "error" if coefficient else "warning", told)
+    elif coefficient > 0 and reward and not reward.rises and now > 0.9 * start and reward.steps >= 15:
+        loss = facts.trend("loss")
+        # The bonus counts coefficient x entropy in the loss; where that is all of it, the reward is not heard.
+        if loss and abs(loss.last) > 0 and coefficient * now > 0.9 * abs(loss.last) and coefficient > 0.3:
+            summary = f"the entropy bonus ({coefficient:g} x {now:.3g}) is the whole loss; the reward does not move"
+            yield Seen("entropy_high", 0.8, summary, "error", told)
+
+
+@detector("sampling temperature")
+def temperature(facts: RunFacts) -> Iterator[Seen]:
+    degree = float(facts.setting("rollout.temperature", 1.0) or 1.0)
+    if not facts.is_rl or COLD < degree < HOT:
+        return
+    reward = facts.trend("reward/mean")
+    told = [seen_by("rollout.temperature", degree)]
+    same = facts.values("groups/zero_variance")
+    if degree <= COLD and same and median(same) > 0.5:
+        told.append(seen_by("groups/zero_variance, median", median(same), facts.step))
+        summary = f"at temperature {degree:g} {median(same):.0%} of the groups have one reward"
+        yield Seen("temperature_low", 0.93, summary, evidence=told, before=1)
+    elif degree >= HOT and not (reward and reward.rises):
+        told += [seen_by("reward/mean", reward.last, facts.step)] if reward else []
+        yield Seen(
+            "temperature_high", 0.8, f"at temperature {degree:g} the reward does not rise", evidence=told, before=1
+        )
+
+
+@detector("distance to the reference")
+def reference(facts: RunFacts) -> Iterator[Seen]:
+    kl = facts.trend("kl/ref")
+    reward = facts.trend("reward/mean")
+    if kl is None or kl.last < FAR:
+        return
+    told = [seen_by("kl/ref", kl.last, facts.step), seen_by("kl/ref at first", kl.first)]
+    ruined = reward is not None and not reward.rises
+    summary = f"the KL to the reference is {kl.last:.3g} nats per token"
+    summary += " and the reward did not rise" if ruined else ""
+    severity = "error" if ruined and kl.last > 3 * FAR else "warning"
+    yield Seen("kl_high", 0.75 if ruined else 0.5, summary, severity, told)
+
+
+def _best(facts: RunFacts) -> float:
+    """The highest reward seen; 1 where none was recorded."""
+    scores = [sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict]
+    return max([*scores, 1e-9]) if scores else 1.0

@@ -1,0 +1,154 @@
+"""Rewards that rise for the wrong reason."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+
+from oxrl_core.diagnose.detectors import Seen, detector, seen_by
+from oxrl_core.diagnose.facts import RunFacts
+from oxrl_core.diagnose.samples import Sample, commonest
+from oxrl_core.diagnose.trends import correlation
+
+DOMINANT = 0.5  # share of prompts that get the very same completion
+MIN_PROMPTS = 8  # different prompts, before a shared answer says anything
+LENGTH_RELATED = 0.6  # correlation of length and reward within a prompt: above it length is what is paid
+GROWN = 1.3  # growth of the completions; a reasoning model that thinks longer also grows, but unpaid by length itself
+BEGINNING = 5  # steps
+OPPOSED = 0.05  # of the reward's range: how far the held-out reward must have fallen
+
+
+@detector("one answer to everything")
+def constant_answer(facts: RunFacts) -> Iterator[Seen]:
+    late = [sample for sample in facts.samples.late() if sample.has_verdict]
+    early = facts.samples.early()
+    prompts = {sample.prompt for sample in late}
+    if len(prompts) < MIN_PROMPTS:
+        return
+    text, share = commonest(late)
+    _, before = commonest(early)
+    given = [sample for sample in late if sample.completion == text]
+    weight = len(given) / len(late)
+    if share < DOMINANT or weight < DOMINANT:
+        return
+    reward = facts.trend("reward/mean")
+    paid = reward is not None and (reward.rises or reward.last > 0.5 * max(sample.score or 0.0 for sample in late))
+    told = [
+        seen_by("the answer", repr(text[:80]), facts.step, [sample.name for sample in given[:3]]),
+        seen_by("share of prompts that get it", share, facts.step),
+        seen_by("share at the beginning", before),
+    ]
+    summary = f"{text[:40]!r} answers {share:.0%} of {len(prompts)} different prompts"
+    if reward:
+        told.append(seen_by("reward/mean", reward.last, facts.step))
+        summary += f"; the reward went from {reward.first:.3g} to {reward.last:.3g}"
+    held_out = facts.series("eval/accuracy", from_step=0)
+    if held_out:
+        told.append(seen_by("eval/accuracy", held_out[-1][1], held_out[-1][0]))
+    yield Seen("constant_answer", 0.88 if paid else 0.6, summary, "error" if paid else "warning", told)
+
+
+@detector("length and reward")
+def length_hacking(facts: RunFacts) -> Iterator[Seen]:
+    length, reward = facts.trend("completion/length"), facts.trend("reward/mean")
+    if length is None or reward is None or not facts.stops_at_eos:
+        return
+    related = _within_prompts(facts.samples.all())
+    # Against the very beginning: what is paid as plainly as this is found within a few steps.
+    start = min(facts.values("completion/length")[:BEGINNING])
+    paid = reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING])
+    if length.last < GROWN * start or related < LENGTH_RELATED or not paid:
+        return
+    longest = sorted(facts.samples.late(), key=lambda sample: -sample.length)[:3]
+    told = [
+        seen_by("correlation of length and reward within a prompt", related, facts.step),
+        seen_by("completion/length at first", start),
+        seen_by("completion/length at last", length.last, facts.step, [sample.name for sample in longest]),
+    ]
+    held_out = _held_out(facts)
+    # A held-out reward of the same function cannot contradict it; one that does not follow makes it surer.
+    confidence = 0.9 if related > 0.8 or (held_out is not None and held_out <= 0) else 0.75
+    summary = f"completions grew from {start:.0f} to {length.last:.0f} tokens, and longer ones are paid more"
+    yield Seen("length_hacking", confidence, summary, "error" if related > 0.8 else "warning", told)
+
+
+@detector("training against held-out reward")
+def eval_falls(facts: RunFacts) -> Iterator[Seen]:
+    reward = facts.trend("reward/mean")
+    held_out = facts.series("eval/reward", from_step=0)
+    if reward is None or len(held_out) < 2 or not reward.rises:
+        return
+    best = max(held_out, key=lambda point: point[1])
+    last = held_out[-1]
+    spread = max(abs(reward.high), abs(reward.low), 1e-9)
+    gained = reward.change
+    fell = best[1] - last[1]
+    first = held_out[0][1]
+    told = [
+        seen_by("reward/mean at first", reward.first),
+        seen_by("reward/mean at last", reward.last, facts.step),
+        seen_by("eval/reward, best", best[1], best[0]),
+        seen_by("eval/reward, last", last[1], last[0]),
+    ]
+    if best[0] < last[0] and fell > max(OPPOSED * spread, 0.25 * max(gained, 0.0)) and last[1] < first + 0.25 * gained:
+        summary = f"training reward +{gained:.3g}, held-out reward -{fell:.3g} since step {best[0]}"
+        yield Seen("eval_falls", 0.85, summary, evidence=told, before=max(1, best[0]))
+
+
+@detector("verdict against shaped reward")
+def shaped_reward(facts: RunFacts) -> Iterator[Seen]:
+    raw, shaped = facts.trend("reward/mean"), facts.trend("reward/shaped")
+    if raw is None or shaped is None or raw.steps < 8:
+        return
+    if shaped.rises and raw.falls:
+        told = [
+            seen_by("reward/shaped", shaped.change, facts.step),
+            seen_by("reward/mean", raw.change, facts.step),
+        ]
+        summary = f"the shaped reward rose by {shaped.change:.3g} while the verdict fell by {-raw.change:.3g}"
+        yield Seen("shaped_reward", 0.9, summary, evidence=told)
+
+
+@detector("parts of the reward")
+def part_hacking(facts: RunFacts) -> Iterator[Seen]:
+    early, late = _parts(facts.samples.early()), _parts(facts.samples.late())
+    shared = [name for name in early if name in late and len(early[name]) >= 30 and len(late[name]) >= 30]
+    moved = {name: statistics.fmean(late[name]) - statistics.fmean(early[name]) for name in shared}
+    if len(moved) < 2:
+        return
+    up, down = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)
+    # A tenth of a part's range of 1, up and down at once.
+    if moved[up] > 0.1 and moved[down] < -0.1:
+        told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
+        summary = f"{up} rose by {moved[up]:.2g} while {down} fell by {-moved[down]:.2g}"
+        yield Seen("part_hacking", 0.8, summary, "warning", told)
+
+
+def _parts(samples: list[Sample]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        for name, value in sample.parts.items():
+            found[name].append(value)
+    return found
+
+
+def _within_prompts(samples: list[Sample]) -> float:
+    """Correlation of length and reward, each less its mean over the group: hard prompts need longer answers anyway."""
+    groups: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.has_verdict:
+            groups[sample.step, sample.prompt_id].append(sample)
+    pairs: list[tuple[float, float]] = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        length = statistics.fmean(sample.length for sample in group)
+        reward = statistics.fmean(sample.score or 0.0 for sample in group)
+        pairs += [(sample.length - length, (sample.score or 0.0) - reward) for sample in group]
+    return correlation(pairs) if len(pairs) >= 100 else 0.0
+
+
+def _held_out(facts: RunFacts) -> float | None:
+    held_out = facts.series("eval/accuracy", from_step=0)
+    return held_out[-1][1] - held_out[0][1] if len(held_out) >= 2 else None

@@ -1,0 +1,152 @@
+"""What it learns from: masks, limits, ends, doubles, leaks and contradictions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from oxrl_core.diagnose.detectors import Seen, detector, seen_by
+from oxrl_core.diagnose.facts import RunFacts
+from oxrl_core.diagnose.rows import rows_of
+from oxrl_core.diagnose.samples import Sample
+from oxrl_core.diagnose.trends import median
+
+CUT = 0.5  # share of completions that are cut off: half of the verdicts are on unfinished answers
+CUT_ALL = 0.9
+LOST_SOME, LOST_MANY = 0.05, 0.3  # share of the training rows that never reach the model
+LEAK = 0.02  # share of held-out rows that stand in the training data too: a few may be chance
+LEAK_MANY = 0.2
+CONTRADICTED = 0.1  # share of prompts with several answers
+DOUBLES = 3.0  # rows for each different prompt
+
+
+@detector("completions that are cut off")
+def truncation(facts: RunFacts) -> Iterator[Seen]:
+    series = facts.values("completion/truncated")
+    if len(series) < 3 or not facts.stops_at_eos:
+        return
+    share = median(series[-10:])
+    if share < CUT:
+        return
+    limit = facts.setting("rollout.max_completion_tokens")
+    late = facts.samples.late()
+    cut = [sample for sample in late if sample.finish_reason == "length"]
+    told = [
+        seen_by("completion/truncated", share, facts.step, [sample.name for sample in cut[:3]]),
+        seen_by("rollout.max_completion_tokens", str(limit)),
+    ]
+    begins = median(series[:5])
+    if _is_going_on(cut):
+        told.append(seen_by("a cut completion", repr(cut[0].completion[-80:]), cut[0].step, [cut[0].name]))
+        yield Seen("no_eos", 0.8, f"{share:.0%} of the completions go on and on until they are cut off", evidence=told)
+        return
+    severity = "error" if share >= CUT_ALL or begins >= CUT else "warning"
+    summary = f"{share:.0%} of the completions are cut off at {limit} tokens"
+    yield Seen("truncation", 0.85 if share >= CUT_ALL else 0.7, summary, severity, told)
+
+
+@detector("the loss mask")
+def mask(facts: RunFacts) -> Iterator[Seen]:
+    series = facts.values("mask/coverage")
+    if not series:
+        return
+    share = median(series)
+    told = [seen_by("mask/coverage", share, facts.step)]
+    if share <= 0.001:
+        yield Seen("mask_coverage", 0.9, "the mask covers nothing: there is nothing to learn", evidence=told)
+    elif share >= 0.999 and str(facts.setting("algorithm.name")) != "cpt" and not facts.is_rl:
+        yield Seen("mask_coverage", 0.9, "the mask covers everything, prompts included", evidence=told, before=1)
+
+
+@detector("rows that never reach the model")
+def rows_lost(facts: RunFacts) -> Iterator[Seen]:
+    counts = {name: max(facts.values(f"data/{name}"), default=0.0) for name in ("dropped", "bad", "cut")}
+    per_step = facts.setting("train.prompts_per_step" if facts.is_rl else "train.rows_per_step", 1)
+    taken = max(1.0, float(per_step) * max(1, facts.step))
+    worst = max(counts, key=counts.__getitem__)
+    share = counts[worst] / (taken + counts["dropped"] + counts["bad"])
+    if share < LOST_SOME:
+        return
+    told = [seen_by(f"data/{name}", value, facts.step) for name, value in counts.items() if value]
+    word = {"dropped": "dropped", "bad": "unreadable", "cut": "cut"}[worst]
+    events = [event for event in facts.events if event.get("code") in ("rows_dropped", "bad_rows", "rows_cut")]
+    told += [seen_by("event", str(event.get("message", ""))[:200]) for event in events[:1]]
+    yield Seen(
+        "rows_lost", 0.8, f"{share:.0%} of the rows are {word}", "error" if share > LOST_MANY else "warning", told
+    )
+
+
+@detector("training rows and held-out rows")
+def leak(facts: RunFacts) -> Iterator[Seen]:
+    train, held_out = rows_of(facts, "train"), rows_of(facts, "eval")
+    if not train or not held_out:
+        return
+    known = {row.prompt for row in train if row.prompt}
+    shared = [row for row in held_out if row.prompt in known]
+    share = len(shared) / len(held_out)
+    if share < LEAK:
+        return
+    told = [
+        seen_by("share of held-out prompts that are trained on", share, samples=[row.id for row in shared[:3]]),
+        seen_by("held-out rows", len(held_out)),
+    ]
+    summary = f"{len(shared)} of {len(held_out)} held-out prompts stand in the training data"
+    yield Seen("train_eval_leak", 0.95, summary, "error" if share >= LEAK_MANY else "warning", told)
+
+
+@detector("answers of the rows")
+def answers(facts: RunFacts) -> Iterator[Seen]:
+    rows = [row for row in rows_of(facts, "train") if row.answer]
+    if len(rows) < 10:
+        return
+    echoes = [row for row in rows if row.answer.strip() == row.prompt.strip()]
+    if len(echoes) > 0.9 * len(rows):
+        told = [seen_by("answer equal to the prompt", len(echoes) / len(rows), samples=[row.id for row in echoes[:3]])]
+        summary = f"the reference of {len(echoes)} of {len(rows)} rows is the prompt itself"
+        yield Seen("answer_is_prompt", 0.97, summary, evidence=told, before=1)
+    by_prompt: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        by_prompt[row.prompt].add(row.answer)
+    doubled = [prompt for prompt, texts in by_prompt.items() if len(texts) > 1]
+    # Supervised rows may well have several good answers; a verifier has one reference.
+    if facts.is_rl and len(doubled) > CONTRADICTED * len(by_prompt):
+        told = [seen_by("prompts with several answers", len(doubled) / len(by_prompt))]
+        told.append(seen_by("one of them", f"{doubled[0]!r}: {sorted(by_prompt[doubled[0]])[:3]}"))
+        summary = f"{len(doubled)} of {len(by_prompt)} prompts have several reference answers"
+        yield Seen("contradictory_rows", 0.85, summary, evidence=told, before=1)
+
+
+@detector("verdicts of the rows")
+def disagreeing(facts: RunFacts) -> Iterator[Seen]:
+    verdicts: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows_of(facts, "train"):
+        if row.question:
+            verdicts[row.prompt, row.question].add(row.verdict)
+    split = [question for question, given in verdicts.items() if len(given) > 1]
+    if len(verdicts) >= 10 and len(split) > CONTRADICTED * len(verdicts):
+        told = [seen_by("questions with both verdicts", len(split) / len(verdicts))]
+        told.append(seen_by("one of them", f"{split[0][0][-60:]!r}: {split[0][1][:100]}"))
+        summary = f"{len(split)} of {len(verdicts)} comparisons or labels stand in the data both ways"
+        yield Seen("contradictory_rows", 0.85, summary, evidence=told, before=1)
+
+
+@detector("doubles")
+def doubles(facts: RunFacts) -> Iterator[Seen]:
+    rows = rows_of(facts, "train")
+    prompts = {(row.prompt, row.answer) for row in rows}
+    if len(rows) >= 30 and len(rows) > DOUBLES * len(prompts) and all(row.answer for row in rows):
+        told = [seen_by("rows", len(rows)), seen_by("different rows", len(prompts))]
+        severity = "error" if len(rows) > 10 * len(prompts) else "warning"
+        yield Seen(
+            "duplicate_prompts", 0.85, f"{len(rows)} rows hold only {len(prompts)} different ones", severity, told
+        )
+
+
+def _is_going_on(cut: list[Sample]) -> bool:
+    """Whether the cut completions say the same again and again, as a model does that was never taught to end."""
+    if len(cut) < 10 or median([float(sample.length) for sample in cut]) < 24:
+        return False
+    repeating = sum(
+        len(set(zip(s.tokens, s.tokens[1:], s.tokens[2:], strict=False))) < 0.5 * len(s.tokens) for s in cut
+    )
+    return repeating > 0.5 * len(cut)

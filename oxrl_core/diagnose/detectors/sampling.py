@@ -1,0 +1,75 @@
+"""Whether the sampler draws from the policy that is trained."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from oxrl_core.diagnose.detectors import Seen, detector, seen_by
+from oxrl_core.diagnose.facts import RunFacts
+from oxrl_core.diagnose.trends import median
+
+# Mean |trainer - sampler| per token. float32 engines differ by 1e-6, bfloat16 by 0.01; 0.1 makes ratios wrong by 10 %.
+GAP = 0.1
+GROWTH = 5.0  # last against first gap: a gap of precision stands, one of stale weights grows
+
+
+@detector("trainer against sampler")
+def logprob_gap(facts: RunFacts) -> Iterator[Seen]:
+    gap = facts.trend("gap/mean")
+    if gap is None or gap.last < GAP:
+        return
+    worst = sorted(
+        (sample for sample in facts.samples.late() if sample.trainer_logprobs and sample.rollout_logprobs),
+        key=lambda sample: -_gap(sample.trainer_logprobs, sample.rollout_logprobs),
+    )[:3]
+    told = [
+        seen_by("gap/mean", gap.last, facts.step, [sample.name for sample in worst]),
+        seen_by("gap/mean at first", facts.values("gap/mean")[0], 1),
+    ]
+    is_stale = gap.last > GROWTH * max(facts.values("gap/mean")[0], 1e-6) and gap.rises
+    summary = f"trainer and sampler differ by {gap.last:.3g} per token"
+    if is_stale:
+        summary += ", and the gap grows with every step: the sampler keeps its old weights"
+        yield Seen("stale_sampler", 0.8, summary, evidence=told)
+    yield Seen("logprob_gap", 0.75, summary, evidence=told)
+
+
+@detector("policy versions")
+def stale(facts: RunFacts) -> Iterator[Seen]:
+    every = int(facts.setting("rollout.sync_every", 1) or 1)
+    allowed = every - 1 + int(facts.setting("rollout.pipeline", 0) or 0)
+    lags = [(sample.step - 1 - sample.policy_version, sample) for sample in facts.samples.all()]
+    if not lags:
+        return
+    lag, sample = max(lags, key=lambda pair: pair[0])
+    if lag > allowed:
+        summary = (
+            f"rollouts of step {sample.step} were drawn by policy version {sample.policy_version}, {lag} steps old"
+        )
+        told = [seen_by("steps behind", lag, sample.step, [sample.name]), seen_by("allowed", allowed)]
+        yield Seen("stale_sampler", 0.95, summary, evidence=told)
+
+
+@detector("top-p, top-k and what is cut off")
+def truncated_sampling(facts: RunFacts) -> Iterator[Seen]:
+    top_p, top_k = float(facts.setting("rollout.top_p", 1.0)), int(facts.setting("rollout.top_k", 0) or 0)
+    if not facts.is_rl or (top_p >= 1 and top_k == 0):
+        return
+    is_corrected = facts.setting("algorithm.mismatch", "off") != "off"
+    told = [seen_by("rollout.top_p", top_p), seen_by("rollout.top_k", top_k)]
+    dropped = median(facts.values("mismatch/dropped")) if facts.values("mismatch/dropped") else 0.0
+    if not is_corrected:
+        yield Seen(
+            "truncated_sampling", 0.8, "part of the distribution is never drawn, and nothing corrects it", "error", told
+        )
+    elif dropped > 0.1:
+        told.append(seen_by("mismatch/dropped", dropped, facts.step))
+        yield Seen(
+            "truncated_sampling", 0.6, f"{dropped:.0%} of the tokens are dropped by the correction", "warning", told
+        )
+
+
+def _gap(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:
+    gaps = [abs(one - two) for one, two in zip(ours, theirs, strict=False)]
+    return statistics.fmean(gaps) if gaps else 0.0

@@ -1,0 +1,117 @@
+"""Text made safe to leave the process: secrets masked, terminal codes and invisible characters removed.
+
+Logs and dataset rows are written by others. A token in them would otherwise reach a model's context and, from there,
+anywhere; invisible and bidirectional characters can hide instructions from the person who reads along.
+
+values.py    the secrets that this machine knows: of the environment and of known files, in every spelling
+patterns.py  secrets known by their looks
+wrapped.py   secrets that are split by line breaks or terminal codes
+personal.py  names of people and machines, for what is published
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from oxrl_core.redact.patterns import MASK, SHORTEST_SECRET, Span, format_at, is_secret_name, looks_secret, secret_spans
+from oxrl_core.redact.values import environment_secrets, file_secrets, spellings
+from oxrl_core.redact.wrapped import INVISIBLE, TERMINAL, without_breaks, without_hidden
+
+__all__ = ["MASK", "SHORTEST_SECRET", "Redactor", "made_visible"]
+
+_TERMINAL = re.compile(TERMINAL)
+_WRITTEN_OUT = {code: f"⟨U+{code:04X}⟩" for code in INVISIBLE}
+
+
+def made_visible(text: str) -> str:
+    """The text with every invisible, bidirectional or control character written out, as ⟨U+202E⟩."""
+    return text.translate(_WRITTEN_OUT)
+
+
+class Redactor:
+    """Masks known secret formats and the literal values of an environment's own secrets."""
+
+    def __init__(self, environment: Mapping[str, str], values: Iterable[str] = ()) -> None:
+        self._literals = spellings({*environment_secrets(environment), *values})
+
+    @classmethod
+    def of_this_machine(cls, environment: Mapping[str, str]) -> Redactor:
+        """One that also knows the secrets in the files where tools keep theirs."""
+        return cls(environment, file_secrets(Path.home(), environment))
+
+    def text(self, text: str) -> str:
+        """The text without secrets, terminal codes and invisible characters."""
+        return self.masked(_TERMINAL.sub("", text).translate(INVISIBLE))
+
+    def shown(self, text: str) -> str:
+        """The text without secrets, and with its invisible characters written out: for whoever examines it."""
+        return made_visible(self.masked(text))
+
+    def masked(self, text: str) -> str:
+        """The text without secrets. Mask before you cut: half a token is known by nobody."""
+        spans = self._spans(text)
+        bare = without_hidden(text)
+        if bare is not None:
+            spans += [bare.original(span) for span in self._spans(bare.text)]
+        spans += self._wrapped_spans(text)
+        if bare is not None:
+            spans += [bare.original(span) for span in self._wrapped_spans(bare.text)]
+        return _without(text, spans)
+
+    def tree(self, value: Any) -> Any:
+        """A JSON value with every string in it made safe."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.tree(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, dict):
+            return {self.text(str(key)): self._entry(str(key), item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return value
+
+    def _entry(self, key: str, value: Any) -> Any:
+        if isinstance(value, str) and is_secret_name(key) and looks_secret(value):
+            return MASK
+        return self.tree(value)
+
+    def _spans(self, text: str) -> list[Span]:
+        return [*self._literal_spans(text), *secret_spans(text)]
+
+    def _wrapped_spans(self, text: str) -> list[Span]:
+        """Secrets that go on in the next line."""
+        joined = without_breaks(text)
+        if joined is None:
+            return []
+        found = self._spans(joined.text)
+        found += [span for joint in joined.joints if (span := format_at(joined.text, joint)) is not None]
+        return [joined.original(span) for span in found]
+
+    def _literal_spans(self, text: str) -> list[Span]:
+        spans: list[Span] = []
+        for literal in self._literals:
+            position = text.find(literal)
+            while position >= 0:
+                spans.append((position, position + len(literal)))
+                position = text.find(literal, position + len(literal))
+        return spans
+
+
+def _without(text: str, spans: list[Span]) -> str:
+    """The text with every span masked; spans that overlap are one."""
+    if not spans:
+        return text
+    pieces: list[str] = []
+    place = 0
+    start, end = -1, -1
+    for span in sorted(spans):
+        if span[0] < end:
+            end = max(end, span[1])
+            continue
+        if end >= 0:
+            pieces += [text[place:start], MASK]
+            place = end
+        start, end = span
+    pieces += [text[place:start], MASK, text[end:]]
+    return "".join(pieces)

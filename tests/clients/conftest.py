@@ -1,0 +1,69 @@
+"""Programs from npm that know MCP, in a home of their own, with everything switched off that would call out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+BIN = HERE / ".node" / "node_modules" / ".bin"
+QUIET = {
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "DO_NOT_TRACK": "1",
+    "GEMINI_TELEMETRY_ENABLED": "false",
+    "GEMINI_CLI_TRUST_WORKSPACE": "true",
+    "NO_COLOR": "1",
+    "CI": "1",
+    # Nothing of these checks needs a network: what tries to leave the machine fails at once instead of being sent.
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+Ran = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    """A person's home with nothing in it."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def node(user: Path, tmp_path: Path) -> Callable[..., Ran]:
+    """Runs one of the programs in the folder `project`; its output is standard output and error together."""
+    project = tmp_path / "project"
+    project.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not any(word in name for word in SECRETS)}
+    environment = {
+        **kept,
+        **QUIET,
+        "HOME": str(user),
+        "PATH": os.pathsep.join((str(BIN), str(Path(sys.executable).parent), os.environ["PATH"])),
+    }
+
+    def run(program: str, *arguments: str | Path, cwd: Path = project) -> Ran:
+        assert (BIN / program).exists(), f"{program} is not installed; next: make test-clients"
+        return subprocess.run(
+            [str(BIN / program), *map(str, arguments)],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run

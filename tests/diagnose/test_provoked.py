@@ -1,0 +1,49 @@
+"""Signatures against the installed libraries: each failure is made to happen, and is found by its text."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oxrl_core.diagnose.logs import search_text
+from oxrl_core.diagnose.tables import all_signatures
+
+PROVOKE = Path(__file__).parent / "provoke.py"
+EXPECTED = {
+    "torch": 15,
+    "transformers": 11,
+    "hub": 2,
+    "datasets": 7,
+    "trl": 3,
+    "deepspeed": 3,
+    "vllm": 6,
+    "ray": 3,
+}
+
+
+def test_fifty_of_the_signatures_are_provoked() -> None:
+    assert sum(EXPECTED.values()) == 50
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("group", EXPECTED)
+def test_what_the_library_says_is_found(group: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROVOKE.parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(PROVOKE), group], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == EXPECTED[group], done.stderr[-3000:]
+    wrong: dict[str, str] = {}
+    for one in said:
+        verdict = search_text(one["text"])
+        wrapped = [hit.id for hit in verdict.wrappers]
+        found = wrapped if all_signatures()[one["id"]].is_wrapper else [verdict.root.id if verdict.root else ""]
+        if one["id"] not in found:
+            wrong[one["id"]] = f"found {found}: {one['text'][-600:]}"
+    assert not wrong, json.dumps(wrong, indent=1)

@@ -1,0 +1,65 @@
+"""Streamable HTTP: nothing without the token, nothing for a page of another origin."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+TOKEN = "a-token-of-my-own-1234"
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "0"}},
+}
+HEADERS = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mcp_server", "--http", str(port)],
+        env={**os.environ, "OXRL_HOME": str(tmp_path), "OXRL_MCP_TOKEN": TOKEN},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert server.poll() is None
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}/mcp"
+    server.kill()
+    server.wait(timeout=20)
+
+
+def test_only_who_has_the_token_and_comes_from_here_is_served(address: str) -> None:
+    with httpx2.Client(timeout=30) as client:
+        served = client.post(address, json=HELLO, headers=HEADERS)
+        assert served.status_code == 200 and '"oxrl"' in served.text
+        for wrong in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
+            refused = client.post(address, json=HELLO, headers={**HEADERS, **wrong})
+            assert refused.status_code == 401 and "oxrl" not in refused.text.lower().replace("oxrl_mcp_token", "")
+        assert client.post(address, json=HELLO, headers={**HEADERS, "Host": "evil.example"}).status_code in (400, 421)
+        assert client.post(address, json=HELLO, headers={**HEADERS, "Origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_short_token_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_server", "--http", "1"],
+        env={**os.environ, "OXRL_HOME": str(tmp_path), "OXRL_MCP_TOKEN": "short"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "OXRL_MCP_TOKEN" in done.stderr

@@ -1,0 +1,142 @@
+"""The memory plan against arithmetic by hand, and against a real engine on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from swarm.scout.memory import Ask, plan_memory
+from swarm.scout.planning import Wish, plan_training
+from swarm.scout.shape import Shape, shape_of
+
+# A billion parameters in round numbers.
+ROUND = Shape(
+    parameters=2**30, hidden=1024, layers=16, heads=16, kv_heads=4, head_dim=64, intermediate=4096, vocabulary=65536,
+    cached_layers=16,
+)  # fmt: skip
+FULL = Ask(gpus=1, gpu_memory_gib=80.0, zero_stage=2, micro_batch_tokens=1024)
+
+
+def test_one_gpu_by_hand():
+    view = plan_memory(ROUND, FULL)
+    assert view.weights_gib == 2.0  # 2 bytes each
+    assert view.gradients_gib == 4.0  # float32
+    assert view.optimizer_gib == 12.0  # master and two moments
+    # A layer and token: 2 (6*1024 + 2*1024 + 2*256 + 4*4096) + 8*1024 = 58,368 bytes; 16 layers, 1024 tokens.
+    assert view.activations_gib == pytest.approx(58_368 * 16 * 1024 / 2**30, abs=0.005)
+    assert view.logits_gib == 0.75  # 3 float32 tensors of 2^26 elements
+    assert view.learner_gib == pytest.approx(2 + 4 + 12 + 58_368 / 2**16 + 0.75 + 1, abs=0.01)
+
+
+def test_ranks_share_what_their_stage_shards():
+    eight = replace(FULL, gpus=8, ranks=8)
+    stages = {stage: plan_memory(ROUND, replace(eight, zero_stage=stage)) for stage in (0, 1, 2, 3)}
+    shares = {stage: (view.weights_gib, view.gradients_gib, view.optimizer_gib) for stage, view in stages.items()}
+    assert shares == {0: (2, 4, 8), 1: (2, 4, 1.5), 2: (2, 0.5, 1.5), 3: (0.25, 0.5, 1.5)}
+
+
+def test_checkpointing_keeps_one_input_a_layer_and_one_whole_layer():
+    view = plan_memory(ROUND, replace(FULL, checkpointing=True, micro_batch_tokens=16_384))
+    assert view.activations_gib == pytest.approx((16 * 2 * 1024 + 58_368) * 16_384 / 2**30, abs=0.005)
+
+
+def test_adapters_are_what_their_matrices_are():
+    view = plan_memory(ROUND, replace(FULL, lora_rank=16))
+    # q 2048, k and v 1280 each, o 2048, gate, up and down 5120 each: 22,016 inputs and outputs a layer.
+    trained = 16 * 16 * 22_016
+    assert view.gradients_gib == pytest.approx(4 * trained / 2**30, abs=0.005)
+    assert view.weights_gib == 2.0
+
+
+def test_the_cache_of_a_known_model():
+    # Qwen2.5-7B: 28 layers, 4 key-value heads of 128, keys and values of 2 bytes: 56 KiB a token.
+    shape = shape_of(
+        {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4},
+        7_615_616_512,
+    )
+    assert shape is not None
+    view = plan_memory(shape, Ask(gpus=2, gpu_memory_gib=80, layout="apart", row_tokens=1024))
+    assert view.kv_kib_per_token == 56
+    assert view.sequences == pytest.approx(view.kv_gib * 2**20 / (56 * 1024), abs=2)
+
+
+def test_windows_keep_no_more_than_themselves():
+    window = replace(ROUND, cached_layers=4, window_layers=12, window=256)
+    view = plan_memory(window, Ask(gpus=1, gpu_memory_gib=80, layout="colocated", row_tokens=1024))
+    assert view.kv_kib_per_token == 2 * 256 * 2 * (4 + 12 / 4) / 1024
+
+
+def test_a_refusal_has_the_numbers():
+    plan = plan_training(replace(ROUND, parameters=70 * 10**9), Wish(1, 24.0, False, 2048, 0))
+    # 130.4 GiB of weights, 1 of context, 0.3 of adapters and activations; 95 % of 24 GiB.
+    assert not plan.fits and plan.memory.why == "a training GPU needs 131.7 GiB of 22.8"
+    plan = plan_training(replace(ROUND, parameters=10 * 10**9), Wish(1, 24.0, True, 512, 512))
+    assert not plan.fits and "sampler needs" in plan.memory.why
+
+
+def test_the_first_way_that_fits_is_taken():
+    small = plan_training(replace(ROUND, parameters=10**9), Wish(1, 80.0, False, 2048, 0))
+    assert small.rung == "plain" and small.ask.lora_rank == 0
+    tight = plan_training(replace(ROUND, parameters=10**9), Wish(1, 24.0, False, 2048, 0))
+    assert tight.ask.lora_rank == 0 and tight.rung != "plain"
+    assert plan_training(replace(ROUND, parameters=7 * 10**9), Wish(1, 80.0, False, 2048, 0)).ask.lora_rank == 16
+    assert plan_training(replace(ROUND, parameters=6_999_999_999), Wish(8, 80.0, False, 2048, 0)).ask.lora_rank == 0
+    sharded = plan_training(replace(ROUND, parameters=60 * 10**9), Wish(8, 80.0, False, 2048, 0))
+    assert sharded.ask.zero_stage == 3 and sharded.fits
+    # A tower cannot be sharded over ranks that see no pictures.
+    seeing = plan_training(replace(ROUND, parameters=60 * 10**9, is_multimodal=True), Wish(8, 80.0, False, 2048, 0))
+    assert not seeing.fits and seeing.ask.zero_stage == 2
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_real_engine_holds_what_the_plan_says(stage: int, tmp_path):
+    import os
+
+    import torch
+
+    from oxrl_core.config.load import load_config
+    from oxrl_core.engine.environment import engine_environment
+    from oxrl_core.engine.policy import PolicyEngine
+    from oxrl_core.models.miniature import make_miniature
+    from oxrl_core.types import TokenBatch
+
+    os.environ.update({name: value for name, value in engine_environment().items() if name not in os.environ})
+    folder = make_miniature("qwen2.5-0.5b-instruct", tmp_path / "model", seed=0)
+    source = {
+        "run": {"name": "memory", "backend": "local"},
+        "model": {"path": str(folder)},
+        "data": {"train": "reverse3", "max_length": 64},
+        "algorithm": {"name": "sft"},
+        "deepspeed": {"zero_stage": stage},
+    }
+    engine = PolicyEngine(load_config(source).config, folder, rank=0, world_size=1, total_steps=1)
+    ids = torch.arange(3, 11)[None]
+    ones = torch.ones_like(ids)
+    batch = TokenBatch(
+        input_ids=ids, attention_mask=ones.bool(), position_ids=torch.arange(8)[None], segment_ids=ones,
+        completion_mask=ones.bool(),
+    )  # fmt: skip
+    logprobs, _ = engine.logprobs(batch, 1.0)
+    engine.backward(-logprobs.sum(), last=True)
+    engine.step()
+    shape = shape_of({"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}, engine.num_parameters)
+    assert shape is not None
+    from swarm.scout.memory import optimizer_bytes, weight_bytes
+
+    ask = Ask(gpus=0, gpu_memory_gib=0, zero_stage=stage, layout="cpu")
+    held = sum(parameter.numel() * parameter.element_size() for parameter in engine.policy.parameters())
+    assert weight_bytes(shape, ask) == held
+    inner = engine.engine.optimizer if stage == 0 else engine.engine.optimizer.optimizer
+    moments = sum(
+        value.numel() * value.element_size()
+        for state in inner.state.values()
+        for value in state.values()
+        if torch.is_tensor(value) and value.numel() > 1
+    )
+    masters = 0
+    if stage:
+        partitions = engine.engine.optimizer.single_partition_of_fp32_groups
+        masters = sum(part.numel() * part.element_size() for part in partitions)
+    assert optimizer_bytes(shape, ask) == pytest.approx(moments + masters, rel=0.001)  # partitions are padded
