@@ -337,7 +337,8 @@ class PolicyEngine:
         if asked is not None:
             return asked
         algorithm = self.config.algorithm
-        return algorithm.kl_coef > 0 or get_algorithm(algorithm.name).signals in REFERENCED_SIGNALS
+        is_synced = algorithm.reference == "synced"  # asked for by name: what the sampler holds between its syncs
+        return is_synced or algorithm.kl_coef > 0 or get_algorithm(algorithm.name).signals in REFERENCED_SIGNALS
 
     def _load_reference(self) -> PolicyModel:
         model = load_policy(self.model_folder, self.config.model, self.dtype)

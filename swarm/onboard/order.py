@@ -66,6 +66,7 @@ def onboard_model(
         raise ConfigError(f"{max_attempts} attempts", "max_attempts", "1 to 10; 3 is usual")
     if not model.strip():
         raise ConfigError("no model is named", "model", "a hub id, a folder, or miniature:<name>")
+    model = _full_name(model)
     order = Order(
         model=model, task=task, max_attempts=max_attempts, max_hours=max_hours, miniature_only=miniature_only,
         overrides=tuple(overrides),
@@ -74,6 +75,16 @@ def onboard_model(
     if created or not (run.path / "status.json").exists():
         launch.launch(run)
     return view_of(run, run.status())
+
+
+def _full_name(model: str) -> str:
+    """The hub id of a model that is called by its name in the registry; anything else as it is."""
+    from swarm.scout.facts import entry_of
+
+    if "/" in model or ":" in model:
+        return model
+    known = entry_of(model)
+    return str(known[1]["hub"]) if known else model
 
 
 def steer_onboarding(
