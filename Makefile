@@ -4,8 +4,8 @@ RUN := ./bootstrap.sh
 demo: ## Launch a real RL run through the MCP server and watch it learn (2 to 4 minutes on 2 cores)
 	$(RUN) python -m oxrl_core.demo
 
-test: ## All tests, on the real Ray, DeepSpeed and vLLM (about 20 minutes on 2 cores)
-	$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: ## All tests, on the real Ray, DeepSpeed and vLLM (about 30 minutes on 2 cores)
+	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: ## The report in a real browser; needs chromium (about 30 s)
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable || \
