@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +47,7 @@ class Facts:
     largest_gradients: Callable[[], Sequence[str]] = field(default=tuple)
 
 
-class Wire:
+class Wire(ABC):
     """One tripwire. `memory` holds plain numbers, is kept in checkpoints and goes on with the run."""
 
     code = ""
@@ -56,9 +57,9 @@ class Wire:
         self.config = facts.config
         self.memory: dict[str, Any] = {}
 
+    @abstractmethod
     def look(self, report: StepReport) -> Finding | None:
         """What is wrong at this step; None where nothing is."""
-        raise NotImplementedError
 
     def window(self, name: str, value: float, length: int) -> list[float]:
         """The last values under this name, with this one."""
