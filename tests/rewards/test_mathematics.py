@@ -142,7 +142,7 @@ def test_a_question_that_hangs_costs_its_time_and_its_process_only(monkeypatch: 
     monkeypatch.setattr(math_client, "SECONDS", 0.2)
     start = time.monotonic()
     outcome, _ = math_client._server.ask("x", r"\int_0^1 e^{e^{e^{x^x}}} dx")
-    assert outcome in ("timeout", "died") and time.monotonic() - start < 5
+    assert outcome in ("timeout", "died") and time.monotonic() - start < 1.6
     monkeypatch.undo()  # a new process has to start, which takes its time on a busy machine
     assert math_client._server.ask("x+1", "1+x") == ("equal", "")
 
