@@ -116,8 +116,10 @@ def test_twenty_sft_steps_on_gsm8k_lower_the_loss_on_rows_seen_and_held_out(tmp_
     ]
     seen = asyncio.run(train(tmp_path, "gsm8k-sft", overrides, names))
     metrics = seen["metrics"]
-    # The gradient of one step is truly twelve times that of the others (a high rate). Nothing else rings.
-    assert [alert for alert in seen["view"].get("alerts", []) if alert["code"] != "gradient_spike"] == []
+    # At this high rate the gradient of one step is truly several times that of the others; nothing else rings.
+    alerts, norms = seen["view"].get("alerts", []), sorted(column(metrics, "grad_norm"))
+    assert [alert["code"] for alert in alerts] in ([], ["gradient_spike"])
+    assert not alerts or norms[-1] > 5 * norms[len(norms) // 2]
     losses, held_out = column(metrics, "loss"), column(metrics, "eval/loss")
     assert len(losses) == 20
     assert held_out[0] == pytest.approx(math.log(320), abs=0.3), "random weights guess among 320 tokens"
