@@ -15,9 +15,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from oxrl_core.runs import launch, process, resume
+from oxrl_core.runs import launch, process
 from oxrl_core.runs.records import read_lines
 from oxrl_core.runs.rundir import RunDir
+from oxrl_core.runs.supervision import resume
 from swarm.onboard import onboard_model
 from swarm.onboard.work import wait_until_ended
 

@@ -30,8 +30,8 @@ from oxrl_core.errors import CheckpointError, DataError, OxrlError
 from oxrl_core.rewards.base import Reward, close_workers, get_reward
 from oxrl_core.rollout.recorder import Recorder, StepRecord
 from oxrl_core.rollout.sampler import Sampler
-from oxrl_core.runs.environment import record_environment
 from oxrl_core.runs.evaluation import EVALUATE_KIND, RESULT_FILE, EvaluatedSample, EvaluationView
+from oxrl_core.runs.machine.environment import record_environment
 from oxrl_core.runs.records import write_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.train.verdicts import judge, reward_of, with_verdict

@@ -67,7 +67,7 @@ def read_logs(
 
 def check_environment(deep: bool = False) -> EnvironmentReport:
     """What this machine has and lacks, each with its fix; `deep` proves each engine by a one-step run."""
-    from oxrl_core.runs.doctor import check_environment as check
+    from oxrl_core.runs.machine.doctor import check_environment as check
 
     return check(deep)
 

@@ -12,13 +12,13 @@ from oxrl_core.runs import launch
 from oxrl_core.runs.rundir import oxrl_home
 
 if TYPE_CHECKING:
-    from oxrl_core.runs.compare import ComparisonView
-    from oxrl_core.runs.report import ReportView
+    from oxrl_core.runs.analysis.compare import ComparisonView
+    from oxrl_core.runs.analysis.report import ReportView
 
 
 def write_report(run_id: str, *, out: str | Path | None = None, home: Path | None = None) -> ReportView:
     """One self-contained HTML file about a run: plots, samples, configuration, events, diagnosis, environment."""
-    from oxrl_core.runs.report import write_report as write
+    from oxrl_core.runs.analysis.report import write_report as write
 
     home = home or oxrl_home()
     run = launch.find_run(home, run_id)
@@ -28,7 +28,7 @@ def write_report(run_id: str, *, out: str | Path | None = None, home: Path | Non
 
 def compare_runs(run_ids: Sequence[str], *, home: Path | None = None) -> ComparisonView:
     """What differs between 2 to 10 runs: keys of the configuration, metrics, and whether seeds agree on it."""
-    from oxrl_core.runs.compare import compare
+    from oxrl_core.runs.analysis.compare import compare
 
     home = home or oxrl_home()
     return compare([launch.find_run(home, run_id) for run_id in run_ids])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oxrl_core.runs import launch, rollouts
-from oxrl_core.runs.rollouts import RolloutsView, SampleView
+from oxrl_core.runs import launch
+from oxrl_core.runs.analysis import rollouts
+from oxrl_core.runs.analysis.rollouts import RolloutsView, SampleView
 from oxrl_core.runs.rundir import oxrl_home
 
 

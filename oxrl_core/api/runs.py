@@ -11,8 +11,9 @@ from oxrl_core.api.configs import load_checked, report_of
 from oxrl_core.api.listing import adopt_orphans
 from oxrl_core.api.views import NEXT, view_of
 from oxrl_core.errors import ConfigError
-from oxrl_core.runs import launch, resume
+from oxrl_core.runs import launch
 from oxrl_core.runs.rundir import oxrl_home
+from oxrl_core.runs.supervision import resume
 from oxrl_core.runs.views import ConfigReport, LaunchResult, RunView
 
 

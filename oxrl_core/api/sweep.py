@@ -14,8 +14,8 @@ from oxrl_core.api.runs import launch_run, stop_run
 from oxrl_core.errors import ConfigError, DeadlineError, NotFoundError, OxrlError, UserError
 from oxrl_core.runs.records import file_lock
 from oxrl_core.runs.rundir import oxrl_home
-from oxrl_core.runs.space import Axis, points, read_axes
-from oxrl_core.runs.sweeps import (
+from oxrl_core.runs.sweep.space import Axis, points, read_axes
+from oxrl_core.runs.sweep.sweeps import (
     INTERRUPTED,
     Goal,
     SweepView,

@@ -229,8 +229,8 @@ class LiveBoard:
 def _newest_sample(view: RunView) -> dict[str, Any] | None:
     """The best rollout of the newest step on disk; None where none is recorded or nothing here can read it."""
     from oxrl_core.redact import Redactor
+    from oxrl_core.runs.analysis.samples import last_sample
     from oxrl_core.runs.rundir import RunDir
-    from oxrl_core.runs.samples import last_sample
 
     return last_sample(RunDir(view.path), Redactor(os.environ)) if view.kind == "rl" else None
 

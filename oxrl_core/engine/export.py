@@ -24,7 +24,7 @@ from oxrl_core.models.load import load_backbone, load_policy, load_scorer, load_
 from oxrl_core.models.logprobs import PolicyModel
 from oxrl_core.models.lora import adapter_settings, adapter_state_dict, copies, merged_state_dict
 from oxrl_core.rewards.reward_model import ENDING_KEY
-from oxrl_core.runs.disk import disk_errors
+from oxrl_core.runs.machine.disk import disk_errors
 from oxrl_core.types import Example, TokenBatch
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from oxrl_core.engine.checkpoint import sync_below, sync_folder
 from oxrl_core.engine.export import PROCESSOR_FILES
 from oxrl_core.errors import CheckpointError, ModelError, OxrlError
 from oxrl_core.models.load import causal_class, load_tokenizer, resolve_model
-from oxrl_core.runs.disk import disk_errors
+from oxrl_core.runs.machine.disk import disk_errors
 from oxrl_core.runs.rundir import RunDir, oxrl_home
 
 

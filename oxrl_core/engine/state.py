@@ -19,7 +19,7 @@ from torch import Tensor
 from oxrl_core.engine.checkpoint import write_rank_receipt
 from oxrl_core.engine.tensor_file import write_record, write_tensors
 from oxrl_core.errors import CheckpointError
-from oxrl_core.runs.disk import disk_errors
+from oxrl_core.runs.machine.disk import disk_errors
 
 if TYPE_CHECKING:
     from oxrl_core.engine.policy import PolicyEngine

@@ -238,7 +238,7 @@ def start_supervisor(run: RunDir, python: str, *options: str) -> dict[str, Any]:
     if "site-packages" not in root:  # a checkout that is not installed: the child has another sys.path[0]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     # -P: a file that happens to be called json.py in the caller's folder must not replace the standard library's.
-    command = [python, "-P", "-m", "oxrl_core.runs.supervise", str(run.path), *options]
+    command = [python, "-P", "-m", "oxrl_core.runs.supervision.supervise", str(run.path), *options]
     try:
         with (run.logs / "supervisor.log").open("ab") as log:
             starter = subprocess.Popen(

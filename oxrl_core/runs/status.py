@@ -13,7 +13,7 @@ from oxrl_core.runs import process
 from oxrl_core.runs.clock import seconds_since
 from oxrl_core.runs.process import ProcessIdentity
 from oxrl_core.runs.records import read_json
-from oxrl_core.runs.stall import StallLimits, own_progress, quiet_seconds
+from oxrl_core.runs.supervision.stall import StallLimits, own_progress, quiet_seconds
 
 State = Literal[
     "queued",  # created, no supervisor yet

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from oxrl_core.errors import OxrlError
 from oxrl_core.rollout.recorder import Recorder
-from oxrl_core.runs.card import model_card
-from oxrl_core.runs.disk import disk_errors
-from oxrl_core.runs.environment import record_environment
-from oxrl_core.runs.push import push_model
+from oxrl_core.runs.export.card import model_card
+from oxrl_core.runs.export.push import push_model
+from oxrl_core.runs.machine.disk import disk_errors
+from oxrl_core.runs.machine.environment import record_environment
 from oxrl_core.train.recording import record_of, start_recorder
 from oxrl_core.train.report import StepReport
 from oxrl_core.train.saver import Saver

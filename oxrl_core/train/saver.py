@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oxrl_core.config.load import config_hash
 from oxrl_core.engine.checkpoint import CheckpointStore, num_receipts, step_of
 from oxrl_core.errors import CheckpointError, DeadlineError, MachineError, OxrlError, RunFailure
-from oxrl_core.runs.disk import disk_error, disk_errors
+from oxrl_core.runs.machine.disk import disk_error, disk_errors
 from oxrl_core.runs.records import keep_rows_up_to, read_lines
 from oxrl_core.types import Metrics, Progress
 

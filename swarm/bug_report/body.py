@@ -170,7 +170,7 @@ def _at(settings: Mapping[str, Any], key: str) -> Any:
 
 
 def _versions(run: RunDir) -> str:
-    from oxrl_core.runs.environment import FILE, environment_of_now
+    from oxrl_core.runs.machine.environment import FILE, environment_of_now
 
     facts = read_json(run.path / FILE) or environment_of_now()
     packages = cast("dict[str, Any]", facts.get("packages") or {})
@@ -205,7 +205,7 @@ def prefilled_link(web: str, repo: str, title: str, body: str) -> str:
 
 def own_version() -> str:
     """The version of oxRL that runs here."""
-    from oxrl_core.runs.packages import installed_version
+    from oxrl_core.runs.machine.packages import installed_version
 
     return installed_version("oxrl") or "0.0"
 

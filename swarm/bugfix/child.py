@@ -8,10 +8,11 @@ from typing import Any
 
 from oxrl_core.api.configs import load_checked, report_of
 from oxrl_core.errors import OxrlError
-from oxrl_core.runs import launch, resume
-from oxrl_core.runs.outcome import RESTARTABLE
+from oxrl_core.runs import launch
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status
+from oxrl_core.runs.supervision import resume
+from oxrl_core.runs.supervision.outcome import RESTARTABLE
 from swarm.bugfix.outcome import Outcome, refused
 
 POLL_SECONDS = 0.5

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 
 from oxrl_core.api.views import view_of
 from oxrl_core.errors import ConfigError, NotFoundError
-from oxrl_core.runs import launch, resume
+from oxrl_core.runs import launch
 from oxrl_core.runs.records import append_line, file_lock, read_json, read_lines, write_json
 from oxrl_core.runs.rundir import RunDir, oxrl_home
+from oxrl_core.runs.supervision import resume
 from oxrl_core.runs.views import RunView
 from swarm.onboard.archive import slug_of
 

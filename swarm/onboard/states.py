@@ -11,7 +11,7 @@ from oxrl_core.config.sources import model_entry
 from oxrl_core.diagnose.views import Change
 from oxrl_core.errors import OxrlError
 from oxrl_core.runs import launch
-from oxrl_core.runs.environment import environment_of_now
+from oxrl_core.runs.machine.environment import environment_of_now
 from oxrl_core.runs.records import read_json, write_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oxrl_core.errors import NotFoundError, OxrlError
-from oxrl_core.runs import launch, resume
-from oxrl_core.runs.outcome import RESTARTABLE
+from oxrl_core.runs import launch
 from oxrl_core.runs.records import read_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status
+from oxrl_core.runs.supervision import resume
+from oxrl_core.runs.supervision.outcome import RESTARTABLE
 from swarm.onboard import archive
 from swarm.onboard.criteria import Verification
 from swarm.onboard.order import onboard_model

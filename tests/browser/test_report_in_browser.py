@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oxrl_core.config.load import load_config
-from oxrl_core.runs.report import write_report
+from oxrl_core.runs.analysis.report import write_report
 from oxrl_core.runs.rundir import RunDir
 
 CONFIG = {"run": {"name": "seen"}, "model": {"path": "miniature:chars"}, "data": {"train": "reverse3"}}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oxrl_core.runs import launch, process
+from oxrl_core.runs.records import write_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status
 
@@ -130,3 +131,10 @@ def start_decoys() -> list[subprocess.Popen[bytes]]:
         ["bash", "-c", "exec -a VLLM::EngineCore sleep 600"],
     ]
     return [subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) for command in commands]
+
+
+def with_arguments(run: RunDir, *words: str) -> RunDir:
+    """The run, with words added to the command that it starts."""
+    spec = run.spec()
+    write_json(run.path / "spec.json", {**spec, "command": [*spec["command"], str(run.path), *words]})
+    return run

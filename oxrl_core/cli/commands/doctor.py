@@ -29,7 +29,7 @@ def doctor(
         out.show(api.rebuild_index())
         return
     from oxrl_core.cli.tables import draw_environment
-    from oxrl_core.runs.doctor import apply_remedy, check_environment, remedies
+    from oxrl_core.runs.machine.doctor import apply_remedy, check_environment, remedies
 
     if fix:
         for item in remedies(check_environment()):

@@ -19,7 +19,7 @@ def merge(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base; none: what the run or adapter names.")] = "",
 ) -> None:
     """Merge LoRA adapters into their base: a folder that transformers and vLLM load, bit for bit as PEFT merges."""
-    from oxrl_core.runs.merge import merge_adapter
+    from oxrl_core.runs.export.merge import merge_adapter
 
     out.show(merge_adapter(name, to, base))
 
@@ -32,6 +32,6 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="A repository that is made for it is public.")] = False,
 ) -> None:
     """Push a final model with its card to the hub. The token is $HF_TOKEN; a new repository is private."""
-    from oxrl_core.runs.push import push_model
+    from oxrl_core.runs.export.push import push_model
 
     out.show(push_model(name, repo, private=not public))

@@ -13,7 +13,7 @@ from oxrl_core.cli.render import Output
 from oxrl_core.cli.root import RunArgument, app
 
 if TYPE_CHECKING:
-    from oxrl_core.runs.compare import ComparisonView
+    from oxrl_core.runs.analysis.compare import ComparisonView
 
 
 @command(app, "report")

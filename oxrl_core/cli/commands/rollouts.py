@@ -13,7 +13,7 @@ from oxrl_core.cli.render import Format, Output
 from oxrl_core.cli.root import RunArgument, app
 
 if TYPE_CHECKING:
-    from oxrl_core.runs.rollouts import RolloutsView, SampleView, TokenView
+    from oxrl_core.runs.analysis.rollouts import RolloutsView, SampleView, TokenView
 
 CELL_CHARACTERS = 60  # of a text in a table
 

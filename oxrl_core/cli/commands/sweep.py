@@ -16,7 +16,7 @@ from oxrl_core.cli.render import Output
 from oxrl_core.cli.root import ConfigArgument, app
 
 if TYPE_CHECKING:
-    from oxrl_core.runs.sweeps import SweepView, Trial
+    from oxrl_core.runs.sweep.sweeps import SweepView, Trial
 
 
 class _RunsByDefault(TyperGroup):

@@ -21,7 +21,7 @@ import yaml
 from oxrl_core.errors import RewardError
 from oxrl_core.rewards.sandbox.level import Level, operator_file, unprotected_is_allowed
 from oxrl_core.rewards.sandbox.pool import Deadline, Sandbox
-from oxrl_core.runs import doctor
+from oxrl_core.runs.machine import doctor
 
 TABLE = yaml.safe_load((Path(__file__).parent / "attack_table.yaml").read_text())
 ON_A_LESSER_KERNEL = """

@@ -1,0 +1,1 @@
+"""Reading what runs have written: reports, comparisons, rollouts."""

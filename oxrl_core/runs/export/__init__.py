@@ -1,0 +1,1 @@
+"""Models out of runs: merging, the model card, the hub."""

@@ -1,0 +1,1 @@
+"""One supervisor a run: start again, stall, budget, outcome."""
