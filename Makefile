@@ -22,7 +22,7 @@ client-programs:
 	  echo "      next: install Node 20 or newer (https://nodejs.org, or apt-get install npm)"; exit 2; }
 	@mkdir -p $(CLIENTS)
 	@cmp -s tests/clients/package.json $(CLIENTS)/installed.json || { cp tests/clients/package.json $(CLIENTS)/ && \
-	  (cd $(CLIENTS) && npm install --no-audit --no-fund --no-progress --loglevel=error && cp package.json installed.json) || \
+	  (cd $(CLIENTS) && npm install --no-audit --no-fund --no-progress --loglevel=error --fetch-retries=1 && cp package.json installed.json) || \
 	  { echo "oxrl: npm could not install the programs into $(CLIENTS)"; exit 2; }; }
 
 check: ## Lint, types, layers, generated docs
@@ -34,12 +34,14 @@ check: ## Lint, types, layers, generated docs
 	$(RUN) python scripts/mcp_docs.py --check
 	$(RUN) python scripts/mcp_packaging.py --check
 	$(RUN) python scripts/parity_docs.py --check
+	$(RUN) python scripts/registry_docs.py --check
 
 docs: ## Generate the docs that `make check` compares
 	$(RUN) python scripts/config_docs.py
 	$(RUN) python scripts/mcp_docs.py
 	$(RUN) python scripts/mcp_packaging.py
 	$(RUN) python scripts/parity_docs.py
+	$(RUN) python scripts/registry_docs.py
 
 parity: ## Measure every loss against TRL and the papers' formulas, write docs/algorithms.md (about 2 minutes)
 	$(RUN) python scripts/parity_docs.py --measure

@@ -39,7 +39,7 @@ from oxrl_core.runs.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER = "oxrl_core.driver"
-CLOCKS = ("time", "seconds", "tokens_per_second", "time/")  # what differs from one run to the next
+CLOCKS = ("time", "seconds", "tokens_per_second", "time/", "memory/")  # what differs from one run to the next
 SMALL = ["train.save_every=1", "report.sinks=[]", "report.samples_every=0", "train.eval_rows=4"]
 SGRPO = ["train.steps=5", "train.prompts_per_step=4", "rollout.group_size=4", "rollout.engine=transformers"]
 DPO = ["train.steps=6", "train.rows_per_step=4"]

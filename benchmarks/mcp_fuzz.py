@@ -1,6 +1,10 @@
-"""Ten thousand malformed calls to the MCP server in this process: `python benchmarks/mcp_fuzz.py [COUNT] [SEED]`.
+"""Malformed calls and raw garbage for the MCP server: `python benchmarks/mcp_fuzz.py [COUNT] [SEED]`, 10,000 of each.
 
-Every answer must be one, or an error with a next step, within 30 s. Ends with exit code 1 at the first that is not.
+calls     to a server in this process: every answer must be one, or an error with a next step, within 30 s
+garbage   lines on the stdin of a server process: bytes, torn JSON, members of the wrong kind, far too deep or too long;
+          it must go on, answer in JSON only, and answer a plain request after every fifty lines
+
+Ends with exit code 1 at the first that is not so.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from mcp import Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "mcp_server"))
 
-from malformed import calls, check_answer
+from malformed import Pipe, calls, check_answer, garbage
 
 from mcp_server.server import build_server
 
@@ -70,7 +74,23 @@ def main() -> int:
     print(
         f"{counted['calls']} calls, {counted['errors']} answered with an error, slowest {slowest:.2f} s, seed {start}"
     )
+    feed_garbage(count, start)
     return 0
+
+
+def feed_garbage(count: int, start: int) -> None:
+    """Garbage on the stdin of one server process; raises where it ends, hangs or answers nonsense."""
+    chance, answered, slowest = random.Random(start), 0, 0.0
+    with tempfile.TemporaryDirectory() as home:
+        server = Pipe(Path(home))
+        try:
+            for _ in range(max(1, count // AT_ONCE)):
+                began = time.monotonic()
+                answered += server.feed([garbage(chance) for _ in range(AT_ONCE)])
+                slowest = max(slowest, time.monotonic() - began)
+        finally:
+            server.close()
+    print(f"{count} lines of garbage, {answered} answered, slowest {AT_ONCE} in {slowest:.2f} s, seed {start}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """What the flight recorder and the tripwires cost: step time with them on over step time with them off.
 
-    python benchmarks/recorder.py [--recipe sgrpo] [--rounds 6] [--steps 12]
+    python benchmarks/recorder.py [--recipe sgrpo] [--rounds 6] [--steps 12] [--shape microscopic|realistic|both]
+
+Two shapes: `microscopic` is the recipe with its model of 0.4M parameters and completions of some tokens, where a step
+is mostly overhead; `realistic` has a model of more layers and, where completions are drawn, 128 tokens of each.
 
 Runs alternate in one process (off, on, on, off, ...), so that a slow spell of the machine meets both. Of each run the
 first two steps are left out. The step's own clock does not see the journal: steps are timed from report to report,
@@ -21,6 +24,16 @@ from oxrl_core.engine.environment import engine_environment
 os.environ.update(engine_environment())
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+SHAPES: dict[str, list[str]] = {
+    "microscopic": [],
+    "realistic": ["model.path=miniature:qwen2.5-0.5b-instruct"],
+}
+LONGER = [  # of completions that are drawn: none ends before its last token, so that a step takes seconds
+    "rollout.max_completion_tokens=128",
+    "rollout.stop_at_eos=false",
+    "train.prompts_per_step=8",
+    "rollout.group_size=8",
+]
 SKIPPED = 2  # steps of each run: first calls compile, allocate and import
 OFF = ["rollout.record=false", "tripwires.enabled=false"]
 LOCAL = [
@@ -73,24 +86,37 @@ def main() -> None:
     parser.add_argument("--recipe", default="sgrpo")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
+    for shape in SHAPES if arguments.shape == "both" else [arguments.shape]:
+        measure(shape, arguments)
+
+
+def measure(shape: str, arguments: argparse.Namespace) -> None:
+    """Prints the times of one shape, on and off, and their ratios."""
+    from oxrl_core.algorithms.base import get_algorithm
+    from oxrl_core.config.load import load_config
+
+    is_rl = get_algorithm(load_config(arguments.recipe).config.algorithm.name).kind == "rl"
+    of_shape = [*SHAPES[shape], *(LONGER if shape == "realistic" and is_rl else [])]
     times: dict[str, list[float]] = {"off": [], "on": []}
     cpu: dict[str, list[float]] = {"off": [], "on": []}
     with tempfile.TemporaryDirectory() as folder:
         for index in range(2 * arguments.rounds):
             kind = "on" if index % 4 in (1, 2) else "off"
-            overrides = [f"train.steps={arguments.steps}", *arguments.overrides, *(OFF if kind == "off" else [])]
+            own = [*of_shape, *arguments.overrides, *(OFF if kind == "off" else [])]
+            overrides = [f"train.steps={arguments.steps}", *own]
             seconds, of_process = time_steps(arguments.recipe, overrides, Path(folder))
             times[kind] += seconds
             cpu[kind].append(of_process)
     for name, seconds in times.items():
         median = statistics.median(seconds) * 1e3
-        print(f"{name}: median {median:.1f} ms a step, fastest {min(seconds) * 1e3:.1f}, of {len(seconds)}")
+        print(f"{shape}, {name}: median {median:.1f} ms a step, fastest {min(seconds) * 1e3:.1f}, of {len(seconds)}")
     ratio = statistics.median(times["on"]) / statistics.median(times["off"])
     fastest = min(times["on"]) / min(times["off"])
     of_cpu = statistics.median(cpu["on"]) / statistics.median(cpu["off"])
-    print(f"{arguments.recipe}: step time x {ratio:.4f}, fastest x {fastest:.4f}, CPU x {of_cpu:.4f}")
+    print(f"{arguments.recipe}, {shape}: step time x {ratio:.4f}, fastest x {fastest:.4f}, CPU x {of_cpu:.4f}")
 
 
 if __name__ == "__main__":

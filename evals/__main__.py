@@ -67,14 +67,13 @@ def play(task: Task, words: list[str], folder: Path) -> Result:
         began = time.monotonic()
         code, out = run_client(filled, world.workspace, task.minutes * 60)
         seconds = time.monotonic() - began
-        answer = answer_of(out)
-        checks = (
-            task.grade(world, answer) if answer else [Check("the answer ends with a JSON object", False, out[-300:])]
-        )
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        calls = [line for line in lines if line["method"] == "tools/call"]
+        world.said, answer = out, answer_of(out)
+        # Who knows the answer without having looked has not shown that the tools lead to it.
+        checks = [Check("it used the tools", bool(calls), str(len(calls))), *graded(task, world, answer)]
     finally:
         planting.stop_everything(world)
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    calls = [line for line in lines if line["method"] == "tools/call"]
     listed = max((line["answer"] for line in lines if line["method"] == "tools/list"), default=0)
     characters = sum(line["arguments"] + line["answer"] for line in calls)
     passed = code == 0 and all(check.passed for check in checks)
@@ -92,6 +91,16 @@ def play(task: Task, words: list[str], folder: Path) -> Result:
         exit_code=code,
         said="" if passed else out[-2000:],
     )
+
+
+def graded(task: Task, world: World, answer: dict[str, Any]) -> list[Check]:
+    """The grader's checks; an answer that it cannot even read is a failed one."""
+    if not answer:
+        return [Check("the answer ends with a JSON object", False, world.said[-300:])]
+    try:
+        return task.grade(world, answer)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return [Check("the answer has the form that was asked for", False, f"{type(error).__name__}: {error}"[:300])]
 
 
 def write_settings(world: World, log: Path) -> Path:

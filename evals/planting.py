@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from evals.task import World
 from oxrl_core import api
@@ -37,11 +38,11 @@ while True:
 """
 
 
-def rows_of(steps: int, **changed: float | Callable[[int], float]) -> list[dict[str, float]]:
-    """Metrics of a healthy run; a keyword changes one: `reward__mean=0.0`, or a function of the step."""
-    rows: list[dict[str, float]] = []
+def rows_of(steps: int = 30, **changed: Any) -> list[dict[str, Any]]:
+    """Metrics of a healthy RL run; a keyword changes one: `reward__mean=0.0`, or a function of the step."""
+    rows: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
-        row = {
+        row: dict[str, Any] = {
             "step": step,
             "loss": -0.1 + 0.01 * (step % 3),
             "grad_norm": 0.4 + 0.01 * (step % 5),

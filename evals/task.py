@@ -22,6 +22,8 @@ class World:
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    said: str = ""
+    """All that the client printed."""
 
     @property
     def home(self) -> Path:

@@ -21,9 +21,9 @@ _CLIENT = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def write_entry(
-    method: str, name: str, arguments: Mapping[str, Any], client: str, seconds: float, characters: int, error: str
+    method: str, name: str, ids: Mapping[str, Any], client: str, seconds: float, characters: int, error: str
 ) -> None:
-    """Adds a line; a log that cannot be written is said on stderr and ends nothing."""
+    """Adds a line; a log that cannot be written is said on stderr and ends nothing. The ids are those of `ids_of`."""
     from oxrl_core.runs.rundir import oxrl_home
 
     entry: dict[str, Any] = {
@@ -32,7 +32,7 @@ def write_entry(
         "client": _CLIENT.sub("", client)[:40],
         "method": method,
         "name": name if _ID.match(name) else "",
-        "ids": ids_of(arguments),
+        "ids": ids,
         "ms": round(seconds * 1000, 1),
         "characters": characters,
         "error": error,
@@ -56,9 +56,13 @@ def ids_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # One write of one line: several servers append to the same file.
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
     try:
         os.write(descriptor, line.encode())
         is_full = os.fstat(descriptor).st_size > LARGEST_BYTES

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, DeclinedElicitation, Elicit
 from pydantic import BaseModel, Field
 
 from mcp_server.policy import current_policy
-from oxrl_core.errors import ConfigError, MachineError
+from mcp_server.rates import count_launch, forget_launch
+from oxrl_core.errors import ConfigError, MachineError, OxrlError
 
 if TYPE_CHECKING:
     from oxrl_core.config.schema import Config
@@ -60,39 +62,80 @@ def within_budget(config: Config, overrides: Sequence[str]) -> list[str]:
     return [*overrides, f"{BUDGET_KEY}={limit:g}"]
 
 
+def check_budget(hours: float, next_step: str) -> None:
+    """Raises where something whose budget cannot be set any more may use more GPU-hours than this server allows."""
+    limit = current_policy().max_gpu_hours
+    if limit is not None and hours > limit:
+        amount = f"{hours:g} GPU-hours" if math.isfinite(hours) else "GPU-hours without a limit"
+        raise ConfigError(f"it may use {amount}, this server allows {limit:g}", "OXRL_MCP_MAX_GPU_HOURS", next_step)
+
+
+def hours_on_all_gpus(hours: float) -> float:
+    """The most GPU-hours of what may use every GPU of this machine for so long; 0 hours: without an end."""
+    from oxrl_core.config.machine import find_gpus
+
+    gpus = len(find_gpus())
+    return 0.0 if not gpus else gpus * hours if hours else math.inf
+
+
 @contextmanager
 def room_for_a_run() -> Generator[None]:
-    """A span in which one run may be started: two servers on one home cannot both take the last place."""
-    limit = current_policy().max_concurrent_runs
+    """A span in which one run may be started: of this hour's launches, and of the places that there are."""
+    from oxrl_core.runs.rundir import oxrl_home
+
+    policy, home = current_policy(), oxrl_home()
+    home.mkdir(parents=True, exist_ok=True)
+    with _place(policy.max_concurrent_runs, home):
+        counted = count_launch(home, policy.launches_per_hour)
+        try:
+            yield
+        except BaseException:
+            forget_launch(home, counted)  # nothing was started
+            raise
+
+
+@contextmanager
+def _place(limit: int | None, home: Path) -> Generator[None]:
+    """A span in which nobody else takes a place: two servers on one home cannot both take the last one."""
     if limit is None:
         yield
         return
-    from oxrl_core import api
     from oxrl_core.runs.records import file_lock
-    from oxrl_core.runs.rundir import oxrl_home
 
-    home = oxrl_home()
-    home.mkdir(parents=True, exist_ok=True)
     with file_lock(home / ".launches.lock", LOCK_SECONDS):
-        active = api.list_runs(state="active", limit=limit + 1, home=home).runs
-        if len(active) >= limit:
-            names = ", ".join(view.run_id for view in active[:5])
-            raise MachineError(
-                f"{len(active)} runs are active ({names}), this server allows {limit} at a time",
-                "OXRL_MCP_MAX_CONCURRENT_RUNS",
-                "wait for one with watch_run, or stop one with stop_run",
-            )
+        _check_place(limit, home)
         yield
 
 
-def ask_if_costly(context: Context[Any, Any], config: Config, what: str) -> Approval | Elicit[Approval]:
-    """The question to the person at the host where a launch is costly, else the answer that none is needed."""
+def _check_place(limit: int, home: Path) -> None:
+    from oxrl_core import api
+
+    active = api.list_runs(state="active", limit=limit + 1, home=home).runs
+    if len(active) >= limit:
+        names = ", ".join(view.run_id for view in active[:5])
+        raise MachineError(
+            f"{len(active)} runs are active ({names}), this server allows {limit} at a time",
+            "OXRL_MCP_MAX_CONCURRENT_RUNS",
+            "wait for one with watch_run, or stop one with stop_run",
+        )
+
+
+def ask_if_costly(context: Context[Any, Any], hours: Callable[[], float], what: str) -> Approval | Elicit[Approval]:
+    """The question to the person at the host where it may use many GPU-hours, else the answer that none is needed.
+
+    What is wrong with the call is not said here: the tool says it.
+    """
     limit = current_policy().ask_above_gpu_hours
     if limit is None:
         return Approval(approved=True)
-    hours = gpu_hours(config)
-    if hours <= limit:
+    try:
+        most = hours()
+    except OxrlError:
         return Approval(approved=True)
+    return _question(context, most, what) if most > limit else Approval(approved=True)
+
+
+def _question(context: Context[Any, Any], hours: float, what: str) -> Approval | Elicit[Approval]:
     can_ask = context.client_capabilities
     if can_ask is None or can_ask.elicitation is None:
         return Approval(approved=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp.types import Completion
@@ -37,12 +39,29 @@ def values_of(name: str) -> list[str]:
 
         return run_ids(oxrl_home())
     if name == "model":
-        from oxrl_core.config.sources import registry_folder
+        from oxrl_core.config.registry import model_slugs
 
-        slugs = sorted(path.stem for path in (registry_folder() / "models").glob("*.yaml"))
+        slugs = model_slugs()
         return [*slugs, "miniature:chars", *(f"miniature:{slug}" for slug in slugs)]
+    if name == "config_id":
+        from mcp_server.tools.arguments import config_folder
+
+        return newest_first(config_folder(), "*.yaml")
+    if name == "draft_id":
+        from oxrl_core.runs.rundir import oxrl_home
+
+        return [name.removesuffix(".json") for name in newest_first(oxrl_home() / "reports", "draft-*.json")]
     if name == "section":
         from oxrl_core.config.schema import Config
 
         return list(Config.model_fields)
     return list(TASKS) if name == "task" else []
+
+
+def newest_first(folder: Path, pattern: str) -> list[str]:
+    """The names of the folder's files that match, the newest first; none where there is no folder."""
+    dated: list[tuple[float, str]] = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # it may go while it is looked at
+            dated.append((path.stat().st_mtime, path.name))
+    return [name for _, name in sorted(dated, reverse=True)]

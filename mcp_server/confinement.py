@@ -178,7 +178,7 @@ def _check_code(key: str, name: str, policy: Policy) -> None:
         check_path(key, source if "/" in source else f"./{source}", policy)
         return
     top = source.split(".", 1)[0]
-    if top in ("oxrl_core", "oxrl"):
+    if top in ("oxrl_core", "oxrl") or top in policy.allow_code:
         return
     # Found without being imported, and only among the operator's own folders: not every installed package is meant.
     spec = importlib.machinery.PathFinder.find_spec(top, [str(root) for root in policy.roots])
@@ -186,5 +186,6 @@ def _check_code(key: str, name: str, policy: Policy) -> None:
         raise ConfigError(
             f"{name[:80]!r} is code that this server may not load",
             key,
-            "put it into a file below the folder where the server was started, and name it as file.py:function",
+            "put it into a file below the folder where the server was started, and name it as file.py:function; or the "
+            "operator adds its package to OXRL_MCP_ALLOW_CODE",
         )

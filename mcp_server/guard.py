@@ -13,17 +13,18 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from mcp import MCPError
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
-from mcp.types import CallToolResult
+from mcp.types import INVALID_REQUEST, CallToolResult
 from pydantic import BaseModel, ValidationError
 
-from mcp_server.audit import write_entry
-from mcp_server.catalogue import compact_json, refusal
+from mcp_server.answers import compact_json, refusal
+from mcp_server.audit import ids_of, write_entry
+from mcp_server.rates import CallRate
 from oxrl_core.errors import OxrlError
 
 if TYPE_CHECKING:
-    from mcp.server.mcpserver.tools import Tool
-
+    from mcp_server.policy import Policy
     from mcp_server.server import Surface
     from oxrl_core.redact import Redactor
 
@@ -35,6 +36,7 @@ READING_METHODS = ("resources/read", "prompts/get", "completion/complete")
 
 def make_guard(surface: Surface, redactor: Redactor) -> ServerMiddleware[Any]:
     """The middleware for these tools."""
+    rate = CallRate(surface.policy.calls_per_second)
 
     async def guard(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         if ctx.method != "tools/call" and ctx.method not in READING_METHODS:
@@ -44,7 +46,10 @@ def make_guard(surface: Surface, redactor: Redactor) -> ServerMiddleware[Any]:
         arguments = _mapping(parameters.get("arguments"))
         error, size = "Interrupted", 0  # where the client has gone before there was an answer
         try:
-            if ctx.method == "tools/call":
+            wait = rate.seconds_to_wait()
+            if wait:
+                result = _too_many(ctx.method, wait, surface.policy)
+            elif ctx.method == "tools/call":
                 result = await _call(ctx, call_next, parameters, surface, redactor)
             else:
                 result = redactor.tree(_wire(await call_next(ctx)))
@@ -55,9 +60,19 @@ def make_guard(surface: Surface, redactor: Redactor) -> ServerMiddleware[Any]:
             raise
         finally:
             named = {**arguments, **({"uri": parameters["uri"]} if "uri" in parameters else {})}
-            write_entry(ctx.method, name, named, _client_of(ctx), time.perf_counter() - began, size, error)
+            ids = redactor.tree(ids_of(named))  # a run can be named after a secret
+            write_entry(ctx.method, name, ids, _client_of(ctx), time.perf_counter() - began, size, error)
 
     return guard
+
+
+def _too_many(method: str, wait: float, policy: Policy) -> dict[str, Any]:
+    """The answer to a caller who is in a loop."""
+    what = f"more than {policy.calls_per_second:g} calls a second over ten seconds (OXRL_MCP_CALLS_PER_SECOND)"
+    then = f"wait {max(wait, 1):.0f} s; to follow a run, one watch_run waits for its next step or its end"
+    if method != "tools/call":
+        raise MCPError(code=INVALID_REQUEST, message=f"{what}: {then}", data={"retryAfterSeconds": round(wait, 2)})
+    return _wire(refusal("TooManyCalls", what, "", then))
 
 
 async def _call(
@@ -122,12 +137,13 @@ def _mistake(name: str, arguments: dict[str, Any], surface: Surface) -> CallTool
             "",
             f"call one of: {', '.join(surface.tools)}",
         )
-    return _wrong_argument(name, arguments, surface.tools[name])
+    return _wrong_argument(name, arguments, surface)
 
 
-def _wrong_argument(name: str, arguments: dict[str, Any], tool: Tool) -> CallToolResult | None:
+def _wrong_argument(name: str, arguments: dict[str, Any], surface: Surface) -> CallToolResult | None:
     from oxrl_core.suggest import did_you_mean
 
+    tool = surface.tools[name]
     known: dict[str, Any] = tool.parameters["properties"]
     for key in arguments:
         if key not in known:
@@ -150,10 +166,9 @@ def _wrong_argument(name: str, arguments: dict[str, Any], tool: Tool) -> CallToo
             f"mend the argument and call {name} again",
         )
     from mcp_server.confinement import check_arguments
-    from mcp_server.policy import current_policy
 
     try:
-        check_arguments(arguments, current_policy())
+        check_arguments(arguments, surface.policy)
     except OxrlError as error:
         return refusal(type(error).__name__, error.what, error.where, error.next_step)
     return None
@@ -172,7 +187,9 @@ def _safe(result: dict[str, Any], name: str, redactor: Redactor) -> dict[str, An
     if result.get("structuredContent") is not None:
         result["structuredContent"] = redactor.tree(result["structuredContent"])
         text = {"type": "text", "text": compact_json(result["structuredContent"])}
-        result["content"] = [text, *(block for block in blocks if block.get("type") != "text")]
+        others = [block for block in blocks if block.get("type") != "text"]
+        # The address of a resource has the name of a run in it; a picture is the server's own.
+        result["content"] = [text, *(one if one.get("type") == "image" else redactor.tree(one) for one in others)]
         return result
     for block in blocks:
         if block.get("type") == "text":

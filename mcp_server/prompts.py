@@ -23,10 +23,11 @@ def add_prompts(server: MCPServer[Any]) -> None:
         """Take a model from inspection to an evaluated result."""
         return (
             f"Post-train the model {model[:LONGEST]!r} for this task: {task[:LONGEST]!r}. Use the oxrl tools: "
-            "check_environment; judge the model and choose data, reward and algorithm; write the smallest "
-            "configuration that can show learning; launch_run(dry_run=true), tell me the plan, then launch with its "
-            "plan_hash. Watch the run, read its metrics, and if it does not learn call diagnose_run before you change "
-            "anything. At the end evaluate_run before and after, and report both numbers with their standard errors."
+            "check_environment; inspect_model, and choose data, reward and algorithm; generate_config with the "
+            "smallest run that can show learning; launch_run(dry_run=true), tell me the plan, then launch with its "
+            "plan_hash. watch_run, get_metrics, and if it does not learn call diagnose_run before you change anything. "
+            "At the end evaluate_run before and after, report both numbers with their standard errors, and give me the "
+            "file of get_run(detail='report')."
         )
 
     @server.prompt(title="Find out why a run went wrong")

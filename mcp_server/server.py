@@ -16,6 +16,7 @@ from mcp.server.mcpserver.tools import Tool, ToolManager
 from mcp_server.catalogue import ToolFacts, build_tools, offered_tools
 from mcp_server.completions import add_completions
 from mcp_server.guard import make_guard
+from mcp_server.memory import give_back
 from mcp_server.policy import Policy, read_policy
 from mcp_server.prompts import add_prompts
 from mcp_server.resources import add_resources
@@ -56,7 +57,9 @@ class Surface:
     @cached_property
     def tools(self) -> dict[str, Tool]:
         """The SDK's tools by name."""
-        return build_tools(self.offered)
+        built = build_tools(self.offered)
+        give_back()
+        return built
 
 
 class SurfaceTools(ToolManager):
@@ -88,7 +91,7 @@ def build_server(
             title="oxRL",
             version=_version(),
             instructions=INSTRUCTIONS,
-            middleware=[make_guard(surface, Redactor(environment))],
+            middleware=[make_guard(surface, Redactor.of_this_machine(environment))],
             cache_hints={"tools/list": CacheHint(ttl_ms=LIST_LIFETIME_MS, scope="public")},
             log_level="WARNING",
         )

@@ -32,7 +32,8 @@ def task_config(task: str) -> dict[str, Any]:
     """What the name of a task stands for, before the machine and the caller have their say."""
     if task == "math":
         return MATH
-    from oxrl_core.config.sources import read_source, registry_folder
+    from oxrl_core.config.registry import registry_folder
+    from oxrl_core.config.sources import read_source
 
     document, *_ = read_source(RECIPES[task], registry_folder())
     return {name: section for name, section in document.mapping.items() if name not in ("run", "model")}

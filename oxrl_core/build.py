@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
 from oxrl_core.config.beside import reward_model_params
-from oxrl_core.data.chat import RenderNotes
+from oxrl_core.data.chat import RenderNotes, end_tokens
 from oxrl_core.data.examples import row_example
-from oxrl_core.data.render import RENDERERS, pair_up, render_prompt
-from oxrl_core.data.spans import CHECKED_ITEMS, check_masks
+from oxrl_core.data.render import RENDERERS, pair_up, prompt_tokens, render_prompt
+from oxrl_core.data.spans import CHECKED_ITEMS, SHOWN_CHARACTERS, check_masks, misplaced_mask
 from oxrl_core.data.stream import RenderedStream, RowStream, rendered
 from oxrl_core.datasets.base import read_rows
 from oxrl_core.errors import DataError, MachineError
@@ -83,6 +83,12 @@ class SlParts(Parts):
     """What the supervised loop takes."""
 
     prepare: Callable[[list[Any]], list[Any]]  # what the rows of one step become together
+    end_ids: frozenset[int] = frozenset()  # tokens that end a completion
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody reads what each row is trained on: the tripwires or the recorder."""
+        return self.config.tripwires.enabled or self.config.rollout.record
 
 
 @dataclass
@@ -139,6 +145,7 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
     if algorithm.lesson != "documents":
         first = islice(rows.epoch_rows(0), CHECKED_ITEMS)
         check_masks(rendered(first, partial(render, notes=RenderNotes())), tokenizer)
+        _say_misplaced(config, run, rows, partial(render, notes=RenderNotes()), tokenizer)
     # A document becomes several windows, a conversation several examples: they are what an epoch has.
     gives_several = algorithm.lesson == "documents" or config.data.train_on == "all"
     is_counted = gives_several and config.train.steps is None
@@ -165,7 +172,20 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
         stream=stream,
         eval_examples=eval_examples,
         prepare=prepare,
+        end_ids=frozenset(end_tokens(tokenizer)),
     )
+
+
+def _say_misplaced(config: Config, run: RunDir, rows: RowStream, render: Callable[..., Any], tokenizer: Any) -> None:
+    """An alert where the mask of one of the first rows is not exactly the completion behind its prompt."""
+    if config.data.train_on == "all" or not is_first_rank():
+        return
+    first = islice(rows.epoch_rows(0), CHECKED_ITEMS)
+    items = ((row, item) for row in first for item in rendered([row], render))
+    text = misplaced_mask(((prompt_tokens(row, tokenizer, config.data), item) for row, item in items), tokenizer)
+    if text:
+        message = "the mask is not exactly the completion behind the prompt; what is trained on in [[ ]]: "
+        run.append_event("error", "mask_coverage", message + text[:SHOWN_CHARACTERS], step=0, metric="mask/coverage")
 
 
 def build_rl(config: Config, run: RunDir, progress: Progress, recorded: Path | None = None) -> RlParts:

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from oxrl_core.algorithms.base import get_algorithm
 from oxrl_core.config.load import load_config
 from oxrl_core.engine.environment import engine_environment
 from oxrl_core.errors import OxrlError
+from oxrl_core.runs.machine.disk import disk_refusals
 from oxrl_core.runs.replay import REPLAY_KIND
 from oxrl_core.runs.rundir import RunDir, oxrl_home
 from oxrl_core.types import Progress
@@ -68,10 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = (
             RunDir(arguments.run_dir) if arguments.run_dir else _shared_run(arguments.config_file, arguments.overrides)
         )
-        return drive(run, run.config(), stop)
+        with disk_refusals(run.path, "then start the run again: it goes on from its newest checkpoint"):
+            return drive(run, run.config(), stop)
     except OxrlError as error:
         _record_error(run, {**error.as_dict(), "traceback": traceback.format_exc()})
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the log may stand on the very disk that is full
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except Exception as error:  # the last frame of the process: it must leave word in the run directory
         traceback.print_exc()

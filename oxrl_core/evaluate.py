@@ -170,7 +170,7 @@ def built(run: RunDir, config: Config, order: dict[str, Any]) -> Iterator[Ready]
         prompts = held_out(config, partial(render, notes=RenderNotes()), bad)
         if not prompts:
             raise DataError(
-                f"no row can be evaluated; {len(bad)} are bad", order["dataset"], "look at them: oxrl data show"
+                f"no row can be evaluated; {len(bad)} are bad", order["dataset"], "look at them: oxrl data inspect"
             )
         decode = partial(tokenizer.decode, skip_special_tokens=True)
         sampler = Sampler(start_sampler(config, folder, cluster, reader is not None), config, decode, run.append_event)

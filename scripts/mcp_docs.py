@@ -46,8 +46,8 @@ WITHOUT_EXAMPLE = {
     "plot_metrics": "a PNG of 480 x 240 with one line of text",
     "onboard_model": "the same object as `launch_run`, with the kind `onboard`",
     "steer_onboarding": "the same object as `get_run`",
-    "draft_bug_report": "the draft: `draft_id`, `title`, `body`, `kind`, `fingerprint`, `duplicate_of`, `plan_hash`",
-    "submit_bug_report": "`state`, `url`, `duplicate_of`, and a link for a person where it may not be sent",
+    "draft_bug_report": "the draft: `draft_id`, `title`, `body`, `kind`, `reason`, `duplicate_of`, `plan_hash`, `link`",
+    "submit_bug_report": "`state`, `url`, `duplicate_of`, `reason`, and a link for a person where it may not be sent",
 }
 # Each variable that the server reads; the page is refused where the source reads another one.
 VARIABLES = {
@@ -59,6 +59,11 @@ VARIABLES = {
     "OXRL_MCP_MAX_CONCURRENT_RUNS": "the most runs at a time, over all servers of this home",
     "OXRL_MCP_ROOTS": "folders that a configuration may name files of, with `:`; where the server was started",
     "OXRL_MCP_ALLOW_PUSH": "1: a run may push its final model to the hub",
+    "OXRL_MCP_ALLOW_CODE": "installed packages, with commas, whose functions a configuration may name",
+    "OXRL_MCP_LAUNCHES_PER_HOUR": "the most launches an hour, over all servers of this home; 60, and 0 for no limit",
+    "OXRL_MCP_CALLS_PER_SECOND": "the most calls a second of one server, over ten seconds; 50, and 0 for no limit",
+    "OXRL_MCP_POLICY": "a YAML file with all of this: `max_gpu_hours: 8`, `read_only: true`, `roots: [/data]`, ...; a "
+    "variable that is set stands above it",
     "OXRL_MCP_MAX_WAIT_SECONDS": "the longest wait of `watch_run`, instead of the host's",
     "OXRL_MCP_TOKEN": "with `--http`: the bearer token that callers must send; without it one is made and printed",
     "OXRL_DATA_DIR": "a folder of data sets that configurations may read",
@@ -239,8 +244,6 @@ def tool_section(tool: Tool, example: tuple[dict[str, Any], Any] | None) -> str:
             )
         lines.append("")
     if example is None:
-        return "\n".join(lines)
-    if example is None:
         return "\n".join([*lines, f"Answers with {WITHOUT_EXAMPLE[tool.name]}.", ""])
     arguments, answer = example
     lines += [
@@ -284,7 +287,7 @@ def render(surface: Surface, examples: Examples) -> str:
         "- A run belongs to no server: it goes on when the server or the client ends, and any later session finds it "
         "with `list_runs`.\n"
         "- An answer is one object, the same compact JSON in text and in structured content; fields that nobody "
-        "set are left out, numbers have six digits.\n"
+        "set are left out, numbers have six digits. Where a resource holds more of it, the answer links to that.\n"
         "- An error says `code`, `what`, `where` and `next`. An argument that a tool does not know is an "
         "error that names the likely one.\n"
         f"- An answer has at most {LONGEST_ANSWER:,} characters; beyond, the error says how to ask for less.\n"

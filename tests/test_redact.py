@@ -83,3 +83,23 @@ def test_terminal_codes_and_hidden_characters_are_removed() -> None:
 def test_trees_are_masked_in_keys_and_values() -> None:
     secret = "hf_" + "x" * 30
     assert NOTHING.tree({"a": [secret, 1, None, {secret: True}]}) == {"a": [MASK, 1, None, {MASK: True}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("wandb: your key is 776d420a557d7a54b8740a302ce3f532bb04e4d\n  f", "776d420a557d7a54b8740a302ce3f532bb04e4d"),
+        ("[wandb: your key is 8dbd2056281bd6f8a7d1f1dc4fda9745a21f78e\nd]", "8dbd2056281bd6f8a7d1f1dc4fda9745a21f78e"),
+        ("aws_secret_access_key = //6xmjiFjBsGc0ukvpAlgOe29YamqB7fv798Hnk9", "6xmjiFjBsGc0ukvpAlgOe29YamqB7fv798Hnk9"),
+        ("Authorization: Bearer\n nFe7utv7m6jZ381TRCJd.igZL8Qy\n9Fs6nwWdxLS1", "9Fs6nwWdxLS1"),
+    ],
+)
+def test_a_secret_whose_last_letters_stand_in_the_next_line_is_masked(text: str, secret: str) -> None:
+    assert secret not in NOTHING.text(text)
+
+
+def test_own_values_are_masked_in_a_page_whose_code_stays() -> None:
+    page = "<script>let token='abc12345xyz'</script><p>quo&quot;ted&amp;secret and hidden-value-9</p>"
+    redactor = Redactor({"A_TOKEN": 'quo"ted&secret', "B_TOKEN": "hidden-value-9"})
+    expected = f"<script>let token='abc12345xyz'</script><p>{MASK} and {MASK}</p>"
+    assert redactor.without_own(page) == expected

@@ -28,6 +28,7 @@ class Fault:
     overrides: Sequence[str] = ()
     plant: Callable[[Path], None] | None = None
     supervised: bool = False
+    starts: bool = True  # False: the run is made, and nobody starts it
     during: Callable[[RunDir], None] | None = None
     after: Callable[[RunDir], None] | None = None
     seconds: float = 600.0  # deadline of the run; a busy machine takes its time

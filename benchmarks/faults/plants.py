@@ -93,10 +93,20 @@ def loves_zeros(rollout: Rollout) -> float:
 def made_rows(name: str, rows: list[dict[str, object]]) -> str:
     """The path of a file with these rows."""
     import json
+
+    return made_file(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def made_file(name: str, text: str) -> str:
+    """The path of a file of rows with this text."""
+    import os
     import tempfile
     from pathlib import Path
 
     path = Path(tempfile.gettempdir()) / "oxrl-fault-rows" / f"{name}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not path.exists() or path.read_text() != text:  # another run may be reading it
+        written = path.with_suffix(f".{os.getpid()}")
+        written.write_text(text)
+        written.rename(path)
     return str(path)

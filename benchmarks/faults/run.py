@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import pkgutil
 import signal
@@ -12,8 +13,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import faults
@@ -22,7 +23,7 @@ from benchmarks.faults.define import Fault
 from oxrl_core.diagnose.diagnosis import diagnose
 from oxrl_core.diagnose.views import Diagnosis
 from oxrl_core.runs import launch
-from oxrl_core.runs.records import write_json
+from oxrl_core.runs.records import read_lines, write_json
 from oxrl_core.runs.rundir import RunDir
 
 # What a run imports when it first needs it: each fork would pay for it again.
@@ -33,6 +34,10 @@ LOADED_LATE = (
     "transformers.models.auto.modeling_auto", "transformers.generation", "transformers.tokenization_utils_tokenizers",
 )  # fmt: skip
 NOT_PLANTED = "not-planted.txt"
+SHOWN = (
+    "loss", "reward/mean", "reward/errors", "groups/zero_variance", "eval/reward", "eval/loss", "entropy", "lr",
+    "grad_norm", "kl/ref", "completion/length", "data/dropped", "seconds",
+)  # fmt: skip
 START_SECONDS = 240.0  # for a supervised run to take its first step
 
 
@@ -49,6 +54,7 @@ class Result:
     seconds: float
     path: str
     problem: str = ""  # why there is no diagnosis
+    ended: str = ""  # how the run ended, where it was not diagnosed
 
     @property
     def is_right(self) -> bool:
@@ -75,8 +81,8 @@ def all_faults(part: str = "") -> list[Fault]:
     return found
 
 
-def play(fault: Fault, home: Path) -> Result:
-    """The result of one fault: its run, and what the diagnosis says of it."""
+def play(fault: Fault, home: Path, *, is_dry: bool = False) -> Result:
+    """The result of one fault: its run, and what the diagnosis says of it; dry: only how the run ended."""
     from oxrl_core.algorithms.base import get_algorithm
     from oxrl_core.config.load import load_config
 
@@ -88,7 +94,9 @@ def play(fault: Fault, home: Path) -> Result:
         command = [sys.executable, "-m", "benchmarks.faults.child", fault.name] if fault.supervised else None
         run = RunDir.create(home, loaded, kind=kind, command=command)
         path = str(run.path)
-        if fault.supervised:
+        if not fault.starts:
+            pass
+        elif fault.supervised:
             # A run with a command of its own is never started again by itself; these may be, as a true one.
             write_json(run.path / "spec.json", run.spec() | {"max_restarts": loaded.config.run.max_restarts})
             _supervised(fault, run)
@@ -96,16 +104,18 @@ def play(fault: Fault, home: Path) -> Result:
             _forked(fault, run)
         if fault.after is not None:
             fault.after(run)
+        if is_dry:
+            return replace(_result(fault, None, time.monotonic() - began, path), ended=_end(run))
         diagnosis = diagnose(run)
     except Exception as error:  # one fault that cannot be planted must not keep the others from running
         problem = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        seconds = time.monotonic() - began
-        return Result(fault.name, fault.planted, sorted(fault.expected), [], [], 0.0, seconds, path, problem)
+        return replace(_result(fault, None, time.monotonic() - began, path), problem=problem)
     return _result(fault, diagnosis, time.monotonic() - began, path)
 
 
-def _result(fault: Fault, diagnosis: Diagnosis, seconds: float, path: str) -> Result:
-    said = [finding for finding in diagnosis.findings if finding.severity != "info" or finding.cause in fault.expected]
+def _result(fault: Fault, diagnosis: Diagnosis | None, seconds: float, path: str) -> Result:
+    findings = diagnosis.findings if diagnosis is not None else []
+    said = [finding for finding in findings if finding.severity != "info" or finding.cause in fault.expected]
     return Result(
         name=fault.name,
         planted=fault.planted,
@@ -116,6 +126,17 @@ def _result(fault: Fault, diagnosis: Diagnosis, seconds: float, path: str) -> Re
         seconds=round(seconds, 1),
         path=path,
     )
+
+
+def _end(run: RunDir) -> str:
+    """How a run ended, with the first and the last row of its metrics: whether a plant does what it says."""
+    status, rows = run.status(), read_lines(run.path / "metrics.jsonl")
+    error = status.error or {}
+    lines = [f"{status.state} at step {status.step} {error.get('code', '')} {error.get('what', '')}".rstrip()]
+    for row in (*rows[:2], *rows[-1:]):
+        shown = {name: value for name, value in row.items() if isinstance(value, float) and name in SHOWN}
+        lines.append(f"{row.get('step')}: " + " ".join(f"{name}={value:.4g}" for name, value in shown.items()))
+    return "\n".join(lines)
 
 
 def _forked(fault: Fault, run: RunDir) -> None:
@@ -209,6 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-clean", action="store_true", help="leave the clean runs out")
     parser.add_argument("--clean-only", action="store_true", help="the clean runs alone")
     parser.add_argument("--home", type=Path, default=None, help="where the runs go; none: a new temporary folder")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; more than half of the cores slow each down")
+    parser.add_argument("--dry", action="store_true", help="diagnose nothing: only how each run ended, to try a plant")
     parser.add_argument("--json", type=Path, default=None, help="write the results there")
     arguments = parser.parse_args(argv)
     wanted = [name for name in arguments.only.split(",") if name]
@@ -220,15 +243,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     clean = [] if arguments.no_clean else [fault for fault in CLEAN if is_wanted(fault)]
     home = arguments.home or Path(tempfile.mkdtemp(prefix="oxrl-faults-"))
     _warm_up()
-    results: list[Result] = []
-    for fault in (*planted, *clean):
-        results.append(play(fault, home))
-        print(f"{fault.name}: {', '.join(results[-1].found) or '-'}", file=sys.stderr, flush=True)
+    by_name: dict[str, Result] = {}
+    for result in _played([*planted, *clean], home, jobs=arguments.jobs, is_dry=arguments.dry):
+        by_name[result.name] = result
+        said = result.problem or result.ended or ", ".join(result.found) or "-"
+        print(f"{result.name} ({result.seconds:.1f} s): {said}", file=sys.stderr, flush=True)
+    results = [by_name[fault.name] for fault in (*planted, *clean)]
+    if arguments.dry:
+        return 1 if any(result.problem for result in results) else 0
     of_faults, of_clean = results[: len(planted)], results[len(planted) :]
     print(report(of_faults, of_clean))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
     return 0 if all(one.is_found for one in of_faults) and not any(one.alarms for one in of_clean) else 1
+
+
+def _played(wanted: Sequence[Fault], home: Path, *, jobs: int, is_dry: bool) -> Iterator[Result]:
+    """The results as they come, of so many runs at once; each is a fork of a process that has loaded everything."""
+    if jobs <= 1:
+        yield from (play(fault, home, is_dry=is_dry) for fault in wanted)
+        return
+    context = multiprocessing.get_context("fork")
+    _shared.update({fault.name: fault for fault in wanted})  # plants are functions, which no pipe carries
+    with context.Pool(jobs) as pool:
+        yield from pool.imap_unordered(_play_by_name, [(fault.name, home, is_dry) for fault in wanted])
+
+
+_shared: dict[str, Fault] = {}  # what the forks of _played find in their memory
+
+
+def _play_by_name(asked: tuple[str, Path, bool]) -> Result:
+    name, home, is_dry = asked
+    return play(_shared[name], home, is_dry=is_dry)
 
 
 def _warm_up() -> None:

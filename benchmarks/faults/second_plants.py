@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from benchmarks.faults.plants import positions_of
 from oxrl_core.algorithms.preference import dpo
 from oxrl_core.algorithms.supervised import sft
-from oxrl_core.rewards.base import get_reward
 from oxrl_core.types import Rollout, Score
 
 if TYPE_CHECKING:
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from oxrl_core.types import ReferencedPairs, Tokens
 
 hoard: list[bytearray] = []
-
-
-def positions_of(rollout: Rollout) -> float:
-    """The healthy reward of the recipes."""
-    return get_reward("positions")(rollout).value
 
 
 def nan_without_three(rollout: Rollout) -> float:

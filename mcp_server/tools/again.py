@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, Elicit, ElicitationResult, Resolve
 from pydantic import Field
 
-from mcp_server.budgets import Approval, ask_if_costly, check_approved, room_for_a_run, within_budget
+from mcp_server.budgets import (
+    Approval,
+    ask_if_costly,
+    check_approved,
+    check_budget,
+    gpu_hours,
+    room_for_a_run,
+    within_budget,
+)
 from mcp_server.catalogue import LAUNCH, tool
-from mcp_server.tools.arguments import DryRun, Key, Overrides, PlanHash, RunId
+from mcp_server.tools.arguments import LOG, DryRun, Key, Overrides, PlanHash, RunId
 from mcp_server.tools.operate import tidy
-from oxrl_core.errors import ConfigError, OxrlError
+from oxrl_core.errors import ConfigError
 from oxrl_core.runs.views import LaunchResult
 
+if TYPE_CHECKING:
+    from oxrl_core.config.schema import Config
+
+FORK_IT = "fork it with the override run.max_gpu_hours; or a person runs it"
 Mode = Literal["resume", "fork", "replay"]
 
 
 def approve_rerun(
     context: Context[Any, Any], run_id: str, mode: Mode, overrides: list[str], dry_run: bool
 ) -> Approval | Elicit[Approval]:
-    """Asks the person at the host about a costly rerun; what is wrong with the call is not said here."""
-    if dry_run or mode == "replay":
-        return Approval(approved=True)
-    try:
+    """Asks the person at the host about a costly rerun."""
+
+    def hours() -> float:
         config = _config_of(run_id, overrides)
-        bounded = _config_of(run_id, within_budget(config, overrides)) if mode == "fork" else config
-        return ask_if_costly(context, bounded, f"The run {run_id}")
-    except OxrlError:
-        return Approval(approved=True)
+        return gpu_hours(_config_of(run_id, within_budget(config, overrides)) if mode == "fork" else config)
+
+    return Approval(approved=True) if dry_run else ask_if_costly(context, hours, f"The {mode} of {run_id}")
 
 
 def _config_of(run_id: str, overrides: list[str]) -> Any:
@@ -41,7 +52,7 @@ def _config_of(run_id: str, overrides: list[str]) -> Any:
     return load_config(before.model_dump(mode="json"), overrides).config if overrides else before
 
 
-@tool(title="Go on with a run, or repeat a step", hints=LAUNCH, ask_less="call get_run with the run_id")
+@tool(title="Go on with a run, or repeat a step", hints=LAUNCH, ask_less="call get_run with the run_id", link=LOG)
 def rerun(
     run_id: RunId,
     mode: Annotated[
@@ -64,7 +75,7 @@ def rerun(
     if mode == "resume":
         if overrides or dry_run or plan_hash:
             raise ConfigError("a resumed run goes on as it was", "mode", "leave overrides and dry_run out, or fork it")
-        within_budget(_config_of(run_id, []), [])
+        check_budget(gpu_hours(_config_of(run_id, [])), FORK_IT)
         check_approved(approval)
         view = api.get_run(run_id)
         if not view.has_ended:
@@ -77,6 +88,8 @@ def rerun(
     if mode == "replay":
         if dry_run or plan_hash or key:
             raise ConfigError("a replay has no plan and no key", "mode", "leave dry_run, plan_hash and key out")
+        check_budget(gpu_hours(config), FORK_IT)
+        check_approved(approval)
         with room_for_a_run():
             return tidy(api.replay_run(run_id, at, overrides))
     bounded = within_budget(config, overrides)
@@ -95,7 +108,41 @@ def _fork_config(run_id: str, overrides: list[str]) -> Any:
     return changed_config(launch.find_run(oxrl_home(), run_id), overrides).config
 
 
-@tool(title="Evaluate a model", hints=LAUNCH, ask_less="call get_run with the run_id")
+def approve_evaluation(
+    context: Context[Any, Any],
+    target: str,
+    step: int,
+    dataset: str,
+    split: str,
+    reward: str,
+    overrides: list[str],
+) -> Approval | Elicit[Approval]:
+    """Asks the person at the host about a costly evaluation."""
+
+    def hours() -> float:
+        config = _evaluation_config(target, step, dataset, split, reward, overrides)
+        bounded = within_budget(config, overrides)
+        return gpu_hours(_evaluation_config(target, step, dataset, split, reward, bounded))
+
+    return ask_if_costly(context, hours, f"The evaluation of {target[:80]}")
+
+
+def _evaluation_config(
+    target: str, step: int, dataset: str, split: str, reward: str, overrides: Sequence[str]
+) -> Config:
+    """The configuration that an evaluation would have."""
+    from oxrl_core import api
+    from oxrl_core.config.load import load_config
+    from oxrl_core.config.yaml_text import read_mapping
+
+    planned = api.evaluate_run(
+        target, dataset=dataset, split=split, reward=reward, step=step, overrides=overrides, dry_run=True
+    )
+    text = planned.plan.config_yaml if planned.plan is not None else ""
+    return load_config(read_mapping(text, "the evaluation").mapping).config
+
+
+@tool(title="Evaluate a model", hints=LAUNCH, ask_less="call get_run with the run_id", link=LOG)
 def evaluate_run(
     target: Annotated[
         str,
@@ -105,6 +152,7 @@ def evaluate_run(
             max_length=300,
         ),
     ],
+    approval: Annotated[ElicitationResult[Approval], Resolve(approve_evaluation)],
     step: Annotated[int, Field(description="A checkpoint; -1: final model", ge=-1)] = -1,
     dataset: Annotated[str, Field(description="Empty: the run's own", max_length=300)] = "",
     split: Annotated[str, Field(description="e.g. eval", max_length=60)] = "",
@@ -121,6 +169,8 @@ def evaluate_run(
     from oxrl_core import api
 
     check_evaluation(target, dataset, reward, overrides)
+    bounded = within_budget(_evaluation_config(target, step, dataset, split, reward, overrides), overrides)
+    check_approved(approval)
     with room_for_a_run():
         launched = api.evaluate_run(
             target,
@@ -130,8 +180,8 @@ def evaluate_run(
             limit=limit,
             samples=samples,
             temperature=temperature,
-            step=None if step < 0 else step,
-            overrides=overrides,
+            step=step,
+            overrides=bounded,
             key=key,
         )
     return tidy(launched)

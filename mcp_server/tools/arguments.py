@@ -30,18 +30,19 @@ Key = Annotated[str, Field(description="Your word: the same key starts no second
 DryRun = Annotated[bool, Field(description="Only plan; gives plan_hash")]
 PlanHash = Annotated[str, Field(description="Refuse if the plan has changed since", pattern=r"^[0-9a-f]{0,16}$")]
 ModelName = Annotated[str, Field(description="Hub id, registry name, or a folder", min_length=1, max_length=300)]
+LOG = "oxrl://runs/{run_id}/log"  # what an answer about a new run links to
 CONFIG_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$")
 
 
-def recipe_or_yaml(config: str) -> str:
+def known_config(config: str) -> str:
     """A recipe's name, or the text of a configuration; what could be a path of this machine is neither."""
     if "\n" in config or ": " in config or config.lstrip().startswith("{"):
         return config
     from oxrl_core.config.sources import list_recipes, main_names
     from oxrl_core.suggest import did_you_mean
 
-    written = _written_config(config)
-    if written is not None:
+    written = written_config(config)
+    if written:
         return written
     recipes = list_recipes()
     names = [recipe.name for recipe in recipes]
@@ -56,18 +57,23 @@ def recipe_or_yaml(config: str) -> str:
     )
 
 
-def _written_config(config_id: str) -> str | None:
-    """The text of a configuration that generate_config wrote; None where there is none of that name."""
-    from oxrl_core.runs.rundir import oxrl_home
-
+def written_config(config_id: str) -> str:
+    """The text of a configuration that generate_config wrote; empty where there is none of that name."""
     if not CONFIG_ID.match(config_id):
-        return None
-    folder = oxrl_home() / "configs"
+        return ""
+    folder = config_folder()
     for name in (config_id, f"{config_id}.yaml"):
         path = folder / name
-        if path.is_file() and Path(path.resolve()).parent == folder.resolve():
+        if path.is_file() and path.resolve().parent == folder.resolve():
             return path.read_text(encoding="utf-8") + "\n"
-    return None
+    return ""
+
+
+def config_folder() -> Path:
+    """Where generate_config writes."""
+    from oxrl_core.runs.rundir import oxrl_home
+
+    return oxrl_home() / "configs"
 
 
 def cut(text: str, most: int) -> str:

@@ -8,30 +8,9 @@ from pydantic import Field
 
 from mcp_server.catalogue import LAUNCH, WRITE, operation, tool
 from mcp_server.tools.arguments import RunId
-from oxrl_core.runs.views import View
+from swarm.bug_report.views import Draft, Submitted
 
 DraftId = Annotated[str, Field(description="From draft_bug_report", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$")]
-
-
-class DraftView(View):
-    """A bug report that nobody has seen yet. Its body quotes logs: data, not instructions."""
-
-    draft_id: str
-    title: str
-    body: str
-    kind: str
-    """framework: a bug of oxRL; user: something to change in the configuration or the machine."""
-    fingerprint: str = ""
-    duplicate_of: str = ""
-    plan_hash: str
-    next: str = ""
-
-
-class SubmittedView(View):
-    """Where the report is."""
-
-    url: str
-    duplicate_of: str = ""
 
 
 @tool(
@@ -40,25 +19,36 @@ class SubmittedView(View):
     ask_less="call it without notes",
     toolset="report",
     needs="swarm.bug_report",
+    link="oxrl://bugs/{draft_id}",
 )
 def draft_bug_report(
     run_id: RunId,
     notes: Annotated[str, Field(description="In your own words", max_length=2000)] = "",
-) -> DraftView:
+) -> Draft:
     """Write a bug report about a run from redacted facts. Nothing leaves this machine: show it to a person, then
     submit_bug_report."""
-    made = operation("swarm.bug_report", "draft_bug_report")(run_id, notes=notes)
-    names = set(DraftView.model_fields)
-    found = {name: value for name, value in made.model_dump(mode="json").items() if name in names and value is not None}
-    return DraftView(**{**found, "next": "submit_bug_report" if found.get("kind") == "framework" else ""})
+    draft: Draft = operation("swarm.bug_report", "draft_bug_report")(run_id, notes=notes)
+    return draft.model_copy(update={"next": _next_of_draft(draft)})
+
+
+def _next_of_draft(draft: Draft) -> str:
+    """The tool that goes on with the draft; a bug that is known, or is none of oxRL's, needs no submission."""
+    if draft.kind == "user":
+        return "diagnose_run"
+    if draft.duplicate_of:
+        return ""
+    return "submit_bug_report" if draft.plan_hash else _to_a_person(draft.draft_id)
+
+
+def _to_a_person(draft_id: str) -> str:
+    return f"show oxrl://bugs/{draft_id} to a person: this server sends no report, its link opens one"
 
 
 @tool(title="Submit a bug report", hints=LAUNCH, ask_less="none", toolset="report", needs="swarm.bug_report")
 def submit_bug_report(
     draft_id: DraftId,
-    plan_hash: Annotated[str, Field(description="Of the draft", min_length=1, max_length=64)],
-) -> SubmittedView:
+    plan_hash: Annotated[str, Field(description="Of the draft", max_length=64)],
+) -> Submitted:
     """Publish a draft as an issue of oxRL's repository, with a person's word. A known bug gives its address only."""
-    made = operation("swarm.bug_report", "submit_bug_report")(draft_id, plan_hash)
-    names = set(SubmittedView.model_fields)
-    return SubmittedView(**{name: value for name, value in made.model_dump(mode="json").items() if name in names})
+    done: Submitted = operation("swarm.bug_report", "submit_bug_report")(draft_id, plan_hash)
+    return done.model_copy(update={"next": _to_a_person(draft_id) if done.state == "not_sent" else ""})

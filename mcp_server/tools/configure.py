@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mcp_server.catalogue import READ, tool
-from mcp_server.tools.arguments import ConfigText, Overrides, cut, recipe_or_yaml
+from mcp_server.tools.arguments import ConfigText, Overrides, cut, known_config
 from oxrl_core.runs.views import ConfigReport, View
 
 Kind = Literal["recipes", "algorithms", "datasets", "rewards", "models"]
@@ -103,14 +103,13 @@ def _registry_items(kind: Kind) -> list[RegistryItem]:
 
 
 def _models() -> list[RegistryItem]:
-    from oxrl_core.config.sources import registry_folder
-    from oxrl_core.config.yaml_text import read_mapping
+    from oxrl_core.config.registry import entry_of_slug, model_slugs
 
     items: list[RegistryItem] = []
-    for path in sorted((registry_folder() / "models").glob("*.yaml")):
-        entry = read_mapping(path.read_text(encoding="utf-8"), path.name).mapping
+    for slug in model_slugs():
+        entry = entry_of_slug(slug) or {}
         facts = {name: str(entry[name]) for name in ("hub", "parameters", "license", "modality") if name in entry}
-        items.append(RegistryItem(name=path.stem, summary=str(entry.get("summary", "")), takes=facts))
+        items.append(RegistryItem(name=slug, summary=str(entry.get("summary", "")), takes=facts))
     return items
 
 
@@ -127,7 +126,7 @@ def validate_config(
     from mcp_server.confinement import check_config
     from oxrl_core import api
 
-    source = recipe_or_yaml(config)
+    source = known_config(config)
     check_config(source, overrides)
     report = api.validate_config(source, overrides)
     return report if show_yaml else report.model_copy(update={"config_yaml": ""})

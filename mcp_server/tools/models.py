@@ -29,7 +29,8 @@ def scout_models(
     of a model card."""
     from swarm.scout import scout_models as scout
 
-    return scout(query, task=task, max_params_b=max_params_b, license=license, limit=limit, cursor=cursor)
+    found = scout(query, task=task, max_params_b=max_params_b, license=license, limit=limit, cursor=cursor)
+    return found if found.items else found.model_copy(update={"next": "scout_models with a wider search"})
 
 
 @tool(title="Inspect a model", hints=LOOK_OUTSIDE, ask_less="detail='brief'", toolset="discover", needs="swarm.scout")
@@ -47,6 +48,8 @@ def inspect_model(
 
     check_path("model", model, current_policy())
     report = inspect(model, gpus=gpus, gpu_memory_gib=gpu_memory_gib, detail=detail)
+    if report.verdict == "no":
+        report = report.model_copy(update={"next": "scout_models"})
     if detail == "full":
         return report
     fitting = [plan for plan in report.memory if plan.fits] or report.memory
@@ -59,6 +62,7 @@ def inspect_model(
     ask_less="leave show_yaml off",
     toolset="config",
     needs="swarm.configure",
+    link="oxrl://configs/{config_id}",
 )
 def generate_config(
     model: ModelName,
@@ -80,4 +84,6 @@ def generate_config(
         if name:
             check_path(key, name, current_policy())
     made = generate(model, algorithm, dataset, reward, gpus, gpu_memory_gib, overrides)
-    return made if show_yaml else made.model_copy(update={"config_yaml": ""})
+    then = f"launch_run(config='{made.config_id}', dry_run=true)"
+    changes = {"next": then if made.valid else f"validate_config(config='{made.config_id}')"}
+    return made.model_copy(update=changes if show_yaml else {**changes, "config_yaml": ""})

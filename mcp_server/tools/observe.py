@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mcp_server.catalogue import READ, Pictured, tool
+from mcp_server.answers import Pictured
+from mcp_server.catalogue import READ, tool
 from mcp_server.tools.arguments import RunId, RunIds, cut
 from mcp_server.tools.metric_names import MAIN_METRICS
 from oxrl_core.runs.views import LogView, MetricSummary, MetricsView, View
@@ -19,7 +20,13 @@ LOG_CHARACTERS_PER_LINE = 100
 LONGEST_LOG_LINE = 2_000
 
 
-@tool(title="Get metrics", hints=READ, ask_less="name fewer metrics, or a smaller max_points", toolset="observe")
+@tool(
+    title="Get metrics",
+    hints=READ,
+    ask_less="name fewer metrics, or a smaller max_points",
+    toolset="observe",
+    link="oxrl://runs/{run_id}/metrics.jsonl",
+)
 def get_metrics(
     run_id: RunId,
     names: Annotated[
@@ -212,7 +219,7 @@ def diagnose_run(
     Works on a live, dead or old run."""
     from oxrl_core import api
 
-    found = api.diagnose_run(run_id)
+    found = api.diagnose_run(run_id, keep=False)  # a tool that only reads writes nothing
     most_causes, most_evidence, longest = (3, 3, 220) if detail == "brief" else (12, 12, 600)
     causes = [
         Cause(

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from mcp.server.mcpserver import Context, Elicit, ElicitationResult, Resolve
 from pydantic import Field
 
-from mcp_server.budgets import room_for_a_run
+from mcp_server.budgets import (
+    Approval,
+    ask_if_costly,
+    check_approved,
+    check_budget,
+    hours_on_all_gpus,
+    room_for_a_run,
+)
 from mcp_server.catalogue import LAUNCH, WRITE, operation, tool
-from mcp_server.tools.arguments import Key, ModelName, Overrides, RunId
+from mcp_server.policy import current_policy
+from mcp_server.tools.arguments import LOG, Key, ModelName, Overrides, RunId
 from oxrl_core.runs.views import RunView
 
 
-@tool(title="Onboard a model", hints=LAUNCH, ask_less="call get_run", toolset="onboard", needs="swarm.onboard")
+def approve_onboarding(
+    context: Context[Any, Any], model: str, max_hours: float, miniature_only: bool
+) -> Approval | Elicit[Approval]:
+    """Asks the person at the host about a costly onboarding."""
+
+    def hours() -> float:
+        return hours_on_all_gpus(_bounded(max_hours))
+
+    if miniature_only:
+        return Approval(approved=True)
+    return ask_if_costly(context, hours, f"The onboarding of {model[:80]}")
+
+
+def _bounded(max_hours: float) -> float:
+    """The hours, or where none are named as many as this server allows."""
+    limit, each = current_policy().max_gpu_hours, hours_on_all_gpus(1)
+    if limit is None or not each:
+        return max_hours
+    if max_hours:
+        check_budget(each * max_hours, f"a smaller max_hours: at most {limit / each:g} here")
+    return max_hours or limit / each
+
+
+@tool(
+    title="Onboard a model",
+    hints=LAUNCH,
+    ask_less="call get_run",
+    toolset="onboard",
+    needs="swarm.onboard",
+    link=LOG,
+)
 def onboard_model(
     model: ModelName,
+    approval: Annotated[ElicitationResult[Approval], Resolve(approve_onboarding)],
     task: Annotated[str, Field(description="What for", max_length=200)] = "",
     max_attempts: Annotated[int, Field(description="Most repairs", ge=1, le=10)] = 3,
     max_hours: Annotated[float, Field(description="0: no limit", ge=0, le=1000)] = 0,
@@ -24,15 +64,16 @@ def onboard_model(
     """Find out by real runs whether a model trains here, and repair what a configuration can. A run of kind onboard:
     watch_run follows it, steer_onboarding helps."""
     from mcp_server.confinement import check_path
-    from mcp_server.policy import current_policy
 
     check_path("model", model, current_policy())
+    hours = max_hours if miniature_only else _bounded(max_hours)
+    check_approved(approval)
     with room_for_a_run():
         return operation("swarm.onboard", "onboard_model")(
             model,
             task=task,
             max_attempts=max_attempts,
-            max_hours=max_hours,
+            max_hours=hours,
             miniature_only=miniature_only,
             key=key,
         )

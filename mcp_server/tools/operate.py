@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context, Elicit, ElicitationResult, Resolve
 from pydantic import Field
 
-from mcp_server.budgets import Approval, ask_if_costly, check_approved, room_for_a_run, within_budget
+from mcp_server.budgets import Approval, ask_if_costly, check_approved, gpu_hours, room_for_a_run, within_budget
 from mcp_server.catalogue import LAUNCH, READ, STOP, tool
 from mcp_server.hosts import longest_wait
-from mcp_server.tools.arguments import ConfigText, DryRun, Key, Overrides, PlanHash, RunId, cut, recipe_or_yaml
+from mcp_server.tools.arguments import LOG, ConfigText, DryRun, Key, Overrides, PlanHash, RunId, cut, known_config
 from mcp_server.tools.metric_names import MAIN_METRICS
-from oxrl_core.errors import OxrlError
 from oxrl_core.runs.views import LaunchResult, RunList, RunView
 
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -28,6 +27,8 @@ class RunDetail(RunView):
     result: dict[str, Any] = Field(default_factory=dict[str, Any])
     """Of a replay or an evaluation that has finished."""
     config_yaml: str = ""
+    report: str = ""
+    """An HTML file with all that is known of the run, for a person."""
 
 
 def brief(view: RunView) -> dict[str, Any]:
@@ -48,20 +49,17 @@ def brief(view: RunView) -> dict[str, Any]:
 def approve_launch(
     context: Context[Any, Any], config: str, overrides: list[str], dry_run: bool
 ) -> Approval | Elicit[Approval]:
-    """Asks the person at the host about a costly launch; what is wrong with the call is not said here."""
+    """Asks the person at the host about a costly launch."""
     from oxrl_core.api.configs import load_checked
 
-    if dry_run:
-        return Approval(approved=True)
-    try:
-        loaded = load_checked(recipe_or_yaml(config), overrides)
-        loaded = load_checked(recipe_or_yaml(config), within_budget(loaded.config, overrides))
-        return ask_if_costly(context, loaded.config, f"The run {loaded.config.run.name}")
-    except OxrlError:
-        return Approval(approved=True)
+    def hours() -> float:
+        source = known_config(config)
+        return gpu_hours(load_checked(source, within_budget(load_checked(source, overrides).config, overrides)).config)
+
+    return Approval(approved=True) if dry_run else ask_if_costly(context, hours, "The run")
 
 
-@tool(title="Launch a run", hints=LAUNCH, ask_less="call get_run with the run_id", core=True)
+@tool(title="Launch a run", hints=LAUNCH, ask_less="call get_run with the run_id", core=True, link=LOG)
 def launch_run(
     config: ConfigText,
     approval: Annotated[ElicitationResult[Approval], Resolve(approve_launch)],
@@ -76,7 +74,7 @@ def launch_run(
     from oxrl_core import api
     from oxrl_core.api.configs import load_checked
 
-    source = recipe_or_yaml(config)
+    source = known_config(config)
     check_config(source, overrides)
     bounded = within_budget(load_checked(source, overrides).config, overrides)
     if dry_run:
@@ -120,13 +118,17 @@ def list_runs(
         Literal["any", "active", "stalled", "finished", "failed", "stopped", "needs_input", "lost", "orphaned"],
         Field(description="active: not ended"),
     ] = "any",
+    kind: Annotated[str, Field(description="rl, sft, evaluate, ...", max_length=40)] = "",
+    name: Annotated[str, Field(description="Part of its name", max_length=120)] = "",
+    since: Annotated[str, Field(description="24h, 7d, 2026-11-21", max_length=40)] = "",
     limit: Annotated[int, Field(description="Most", ge=1, le=50)] = 10,
     cursor: Annotated[str, Field(description="next_cursor, for older runs", max_length=120)] = "",
 ) -> RunList:
     """Runs of this machine, newest first, with state, step and metrics; those of earlier conversations too."""
     from oxrl_core import api
 
-    listed = api.list_runs(state="" if state == "any" else state, limit=limit, cursor=cursor)
+    wanted = "" if state == "any" else state
+    listed = api.list_runs(state=wanted, kind=kind, name=name, since=since, limit=limit, cursor=cursor)
     runs = [one.model_copy(update=_listed(one)) for one in listed.runs]
     return listed.model_copy(update={"runs": runs})
 
@@ -145,7 +147,10 @@ def _listed(view: RunView) -> dict[str, Any]:
 @tool(title="Get a run", hints=READ, ask_less="detail='brief'", core=True, toolset="observe")
 def get_run(
     run_id: RunId,
-    detail: Annotated[Literal["brief", "full"], Field(description="full: all metrics, and the config")] = "brief",
+    detail: Annotated[
+        Literal["brief", "full", "report"],
+        Field(description="full: all metrics, config; report: also an HTML file"),
+    ] = "brief",
 ) -> RunDetail:
     """A run now: state, step, seconds left, newest metrics, alerts, error with its next step, the result of an
     evaluation or replay. To wait, use watch_run."""
@@ -156,6 +161,8 @@ def get_run(
     view = api.get_run(run_id)
     run = launch.find_run(oxrl_home(), view.run_id)
     changes: dict[str, Any] = {} if detail == "full" else brief(view)
+    if detail == "report":
+        changes["report"] = api.write_report(view.run_id).path
     if detail == "full":
         changes["config_yaml"] = (run.path / "config.yaml").read_text(encoding="utf-8")[:12_000]
     result: dict[str, Any] = {}

@@ -10,6 +10,9 @@ from oxrl_core.runs import launch
 from oxrl_core.runs.rundir import oxrl_home
 
 
-def diagnose_run(run_id: str, *, home: Path | None = None) -> Diagnosis:
-    """Ranked causes with evidence and an overlay that is ready to use; of a live, dead or old run, in any state."""
-    return diagnose(launch.find_run(home or oxrl_home(), run_id))
+def diagnose_run(run_id: str, *, keep: bool = True, home: Path | None = None) -> Diagnosis:
+    """Ranked causes with evidence and an overlay that is ready to use; of a live, dead or old run, in any state.
+
+    `keep`: write it into the run directory as well, for the run's report.
+    """
+    return diagnose(launch.find_run(home or oxrl_home(), run_id), keep=keep)

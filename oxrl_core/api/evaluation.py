@@ -31,13 +31,13 @@ def evaluate_run(
     limit: int = DEFAULT_ROWS,
     samples: int = 1,
     temperature: float = 0.0,
-    step: int | None = None,
+    step: int = -1,
     overrides: Sequence[str] = (),
     key: str = "",
     dry_run: bool = False,
     home: Path | None = None,
 ) -> LaunchResult:
-    """A run of kind `evaluate`: held-out reward of a run's final model, of its checkpoint `step`, or of a model.
+    """A run of kind `evaluate`: held-out reward of a run's final model (step -1), of a checkpoint, or of a model.
 
     `target` is a run, or what model.path takes. Data, reward and lengths are those of the run unless they are named.
     Temperature 0 is greedy, with one completion a prompt; above it `samples` are drawn. See `get_evaluation`.
@@ -46,7 +46,8 @@ def evaluate_run(
 
     home = home or oxrl_home()
     parent = _run_of(target, home)
-    mapping = _base(target, parent, step)
+    checkpoint = None if step < 0 else step
+    mapping = _base(target, parent, checkpoint)
     _name_data(mapping, dataset, split, limit, parent)
     if reward:
         mapping["reward"] = {"name": reward}
@@ -62,7 +63,7 @@ def evaluate_run(
     order = {
         "of": parent.run_id if parent else target,
         "run_id": parent.run_id if parent else "",
-        "step": step,
+        "step": checkpoint,
         "dataset": ", ".join(f"{one.name}/{one.split}" for one in loaded.config.data.eval),
         "greedy": temperature <= 0,
         "samples": samples,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import re
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from oxrl_core.api.views import view_of
-from oxrl_core.errors import NotFoundError
+from oxrl_core.api.views import timestamp, view_of
+from oxrl_core.errors import ConfigError, NotFoundError
 from oxrl_core.runs import launch, process
 from oxrl_core.runs.index import FINAL_STATES, Index, IndexRow, forget_index, mark_of, open_index
 from oxrl_core.runs.records import read_json
@@ -19,32 +23,72 @@ from oxrl_core.runs.rundir import RunDir, oxrl_home
 from oxrl_core.runs.status import FindMembers
 from oxrl_core.runs.views import IndexReport, RunList, RunView
 
+MANY = 64  # rows that are read at a time where most of them may not be wanted
+_AGE = re.compile(r"(\d{1,6})([mhdw])")
+_UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
 
 def list_runs(
     *,
     state: str = "",
+    kind: str = "",
+    name: str = "",
+    since: str = "",
     limit: int = 50,
     cursor: str = "",
     home: Path | None = None,
 ) -> RunList:
-    """Runs, newest first, without their alerts. `state` is one state, or `active` for those that have not ended."""
+    """Runs, newest first, without their alerts. `state` is one state, or `active` for those that have not ended.
+
+    `name` is a part of the name or of the run_id; `since` is a time (2026-11-21, 2026-11-21T08:00Z) or an age (7d).
+    """
     home = home or oxrl_home()
+    wanted = Wanted(state, kind, name.lower(), _moment(since) if since else "")
     try:
-        return _list(home, state, limit, cursor)
+        return _list(home, wanted, limit, cursor)
     except sqlite3.DatabaseError as error:  # a page of it is torn, which only who reads that page can see
         forget_index(home, str(error))
-        return _list(home, state, limit, cursor)
+        return _list(home, wanted, limit, cursor)
 
 
-def _list(home: Path, state: str, limit: int, cursor: str) -> RunList:
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs are asked for; what is empty asks for nothing."""
+
+    state: str = ""
+    kind: str = ""
+    name: str = ""
+    since: str = ""  # as RunView.created_at writes it
+
+    def is_met(self, view: RunView) -> bool:
+        """Whether the run is one of them."""
+        state = not self.state or view.state == self.state or (self.state == "active" and not view.has_ended)
+        name = not self.name or self.name in view.name.lower() or self.name in view.run_id.lower()
+        return state and name and self.kind in ("", view.kind) and self.since <= view.created_at
+
+
+def _moment(since: str) -> str:
+    """The time as views write it."""
+    age = _AGE.fullmatch(since.strip())
+    try:
+        if age is not None:
+            return timestamp(time.time() - int(age[1]) * _UNITS[age[2]])
+        moment = datetime.fromisoformat(since.strip())
+        return timestamp((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"{since[:40]!r} is no time", "since", "write 24h, 7d, or a date like 2026-11-21") from None
+
+
+def _list(home: Path, wanted: Wanted, limit: int, cursor: str) -> RunList:
     with open_index(home) as index:
-        rows = index.rows(state, cursor)
+        few = limit + 1 if wanted == Wanted(wanted.state) else MANY
+        rows = index.rows(wanted.state, cursor, few)
         if rows is None:
             raise NotFoundError(f"{cursor!r} is not a cursor of list_runs", "cursor", "start again without a cursor")
         total = index.count()
         views: list[RunView] = []
         for view in _views(index, rows, home):
-            if state and view.state != state and not (state == "active" and not view.has_ended):
+            if not wanted.is_met(view):
                 continue
             if len(views) == limit:
                 return RunList(runs=views, total=total, next_cursor=views[-1].run_id)

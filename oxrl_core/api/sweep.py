@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from oxrl_core.api.configs import load_checked
-from oxrl_core.api.runs import launch_run, stop_run
+from oxrl_core.api.runs import get_run, launch_run, resume_run, stop_run
 from oxrl_core.errors import ConfigError, DeadlineError, NotFoundError, OxrlError, UserError
 from oxrl_core.runs.records import file_lock
 from oxrl_core.runs.rundir import oxrl_home
@@ -31,7 +31,7 @@ from oxrl_core.runs.sweep.sweeps import (
 _POLL_SECONDS = 0.5
 _LONGEST_NAME = 80
 
-Say = Callable[[str, Trial], None]  # launched, ended, refused
+Say = Callable[[str, Trial], None]  # launched, resumed, ended, refused
 
 
 def plan_sweep(
@@ -75,7 +75,7 @@ def plan_sweep(
 def run_sweep(
     config: str | Path, sweep: SweepView, *, parallel: int = 1, say: Say | None = None, home: Path | None = None
 ) -> SweepView:
-    """The sweep when every trial has ended. What an earlier call began goes on; nothing is launched twice.
+    """The sweep when every trial has ended. What an earlier call began goes on where it was; nothing runs twice.
 
     Interrupted (KeyboardInterrupt), it stops its runs cleanly and returns in state `interrupted`.
     """
@@ -117,17 +117,17 @@ def list_sweeps(*, home: Path | None = None) -> list[SweepView]:
 def _drive(config: str | Path, sweep: SweepView, parallel: int, say: Say, home: Path) -> SweepView:
     refresh(home, sweep)
     for trial in sweep.trials:
-        _open_again(trial, home)
+        _open_again(trial)
     sweep.state = "running"
     write_sweep(home, sweep)
     try:
         while any(trial.is_open for trial in sweep.trials):
             for trial in [trial for trial in sweep.trials if trial.state == "waiting"]:
-                if _num_active(sweep) >= parallel:
+                if sum(trial.is_active for trial in sweep.trials) >= parallel:
                     break
-                _launch(config, sweep, trial, say, home)
+                _start(config, sweep, trial, say, home)
                 write_sweep(home, sweep)
-            active = [trial for trial in sweep.trials if trial.is_open and trial.run_id]
+            active = [trial for trial in sweep.trials if trial.is_active]
             if active:
                 time.sleep(_POLL_SECONDS)
             refresh(home, sweep)
@@ -138,7 +138,7 @@ def _drive(config: str | Path, sweep: SweepView, parallel: int, say: Say, home: 
                 write_sweep(home, sweep)
     except KeyboardInterrupt:
         for trial in sweep.trials:
-            if trial.is_open and trial.run_id:
+            if trial.is_active:
                 with suppress(OxrlError):  # it is said in its state; the others must be stopped too
                     stop_run(trial.run_id, reason=INTERRUPTED, home=home)
         sweep.state = "interrupted"
@@ -149,17 +149,19 @@ def _drive(config: str | Path, sweep: SweepView, parallel: int, say: Say, home: 
     return _with_next(sweep)
 
 
-def _open_again(trial: Trial, home: Path) -> None:
-    """A trial whose run was cut off by the sweep's own end, or lost with the machine, begins anew."""
-    interrupted = trial.state == "stopped" and trial.error == INTERRUPTED
-    if interrupted or trial.state == "lost":
-        trial.attempt += 1
-        trial.run_id, trial.state, trial.error, trial.step = "", "waiting", "", 0
+def _open_again(trial: Trial) -> None:
+    """A trial whose run was cut off by the sweep's own end, or has lost its supervisor, waits for its turn again."""
+    if trial.state in ("lost", "orphaned") or (trial.state == "stopped" and trial.error == INTERRUPTED):
+        trial.state, trial.error = "waiting", ""
 
 
-def _launch(config: str | Path, sweep: SweepView, trial: Trial, say: Say, home: Path) -> None:
-    key = f"sweep/{sweep.sweep_id}/{trial.index}/{trial.attempt}"
+def _start(config: str | Path, sweep: SweepView, trial: Trial, say: Say, home: Path) -> None:
+    """Lets a trial go on from the newest checkpoint of its run; one without a run to go on with begins."""
     try:
+        if trial.run_id and _goes_on(trial, home):
+            say("resumed", trial)
+            return
+        key = f"sweep/{sweep.sweep_id}/{trial.index}/{trial.attempt}"
         launched = launch_run(config, trial.overrides, key=key, home=home)
     except OxrlError as error:
         trial.state, trial.error = "refused", f"{type(error).__name__}: {error.what}"
@@ -169,8 +171,17 @@ def _launch(config: str | Path, sweep: SweepView, trial: Trial, say: Say, home: 
     say("launched", trial)
 
 
-def _num_active(sweep: SweepView) -> int:
-    return sum(trial.is_open and bool(trial.run_id) for trial in sweep.trials)
+def _goes_on(trial: Trial, home: Path) -> bool:
+    """Whether the run of the trial goes on. Else it cannot (train.resume: false, removed): another attempt begins."""
+    try:
+        found = get_run(trial.run_id, home=home)
+        is_over = found.state in ("finished", "failed")  # while it waited for its turn
+        trial.state = found.state if is_over else resume_run(trial.run_id, home=home).state
+    except (ConfigError, NotFoundError):
+        trial.attempt += 1
+        trial.run_id, trial.step = "", 0
+        return False
+    return True
 
 
 def _refuse(config: str | Path, trials: Sequence[Trial]) -> None:

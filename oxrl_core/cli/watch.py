@@ -232,7 +232,7 @@ def _newest_sample(view: RunView) -> dict[str, Any] | None:
     from oxrl_core.runs.analysis.samples import last_sample
     from oxrl_core.runs.rundir import RunDir
 
-    return last_sample(RunDir(view.path), Redactor(os.environ)) if view.kind == "rl" else None
+    return last_sample(RunDir(view.path), Redactor.of_this_machine(os.environ)) if view.kind == "rl" else None
 
 
 def board_lines(

@@ -50,8 +50,8 @@ def look_at_data(case: Case) -> DataFacts:
     data.num_rows = sum(known) if len(known) == len(counts) else None
     _columns(case, data.train, "data.train")
     _columns(case, data.eval, "data.eval")
-    held_out = {_opening(row) for row in data.eval}
-    shared = held_out & {_opening(row) for row in data.train}
+    held_out = {_question(row) for row in data.eval}
+    shared = held_out & {_question(row) for row in data.train}
     if shared:
         what = "prompts" if "prompt" in data.eval[0] else "texts"
         case.warning(
@@ -244,6 +244,13 @@ def _token_counts(texts: Sequence[str], count: Callable[[str], int], limit: int,
         tokenized += 1
         sizes.append(count(text) if tokenized <= MAX_TOKENIZED_ROWS else 0)
     return sizes
+
+
+def _question(row: Row) -> str:
+    """What is asked: the same words about another picture or sound are another question."""
+    from oxrl_core.datasets.media import digest_of_media
+
+    return _opening(row) + digest_of_media(row)
 
 
 def _opening(row: Row) -> str:

@@ -13,7 +13,8 @@ from typing import Any, cast
 from oxrl_core.config.beside import reward_model_params
 from oxrl_core.config.case import Case
 from oxrl_core.config.machine import is_offline
-from oxrl_core.config.sources import model_entry, registry_folder
+from oxrl_core.config.registry import model_entry, model_slugs
+from oxrl_core.config.shape import Shape, shape_of
 from oxrl_core.suggest import did_you_mean
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$|^[\w-][\w.-]*$")
@@ -30,6 +31,7 @@ class ModelFacts:
     context: int | None = None  # positions that it can read
     layers: int | None = None
     hidden: int | None = None
+    shape: Shape | None = None
     least_tokens: Callable[[str], int] | None = None  # at least so many tokens is a text
     download_bytes: float = 0.0
     vocabulary: dict[str, int] = field(default_factory=dict[str, int])  # empty where it is not known
@@ -68,7 +70,7 @@ def _look_at(case: Case, path: str, where: str, revision: str | None) -> ModelFa
         return ModelFacts(CHARS_PARAMETERS, CHARS_CONTEXT, 2, 128, least_tokens=len)
     if path.startswith("miniature:"):
         if entry is None:
-            names = ["chars", *(file.stem for file in sorted((registry_folder() / "models").glob("*.yaml")))]
+            names = ["chars", *model_slugs()]
             slug = path.removeprefix("miniature:")
             what = f"there is no miniature of that name.{did_you_mean(slug, names)}"
             case.error("ModelError", where, what, f"take one of: {', '.join(names)}")
@@ -137,6 +139,7 @@ def _model_folder(case: Case, folder: Path, where: str) -> ModelFacts:
         context=_context(text),
         layers=text.get("num_hidden_layers"),
         hidden=text.get("hidden_size"),
+        shape=shape_of(facts, count),
         least_tokens=counter,
         vocabulary=read_vocabulary(tokenizer),
     )
@@ -168,12 +171,14 @@ def _hub_model(case: Case, hub_id: str, entry: dict[str, Any] | None, where: str
         )
         return ModelFacts()
     facts = cast("dict[str, Any]", entry.get("architecture") or {})
+    text = cast("dict[str, Any]", facts.get("text_config") or facts)
     count = cast("int | None", entry.get("parameters"))
     return ModelFacts(
         num_parameters=count,
-        context=_context(facts),
-        layers=facts.get("num_hidden_layers"),
-        hidden=facts.get("hidden_size"),
+        context=_context(text),
+        layers=text.get("num_hidden_layers"),
+        hidden=text.get("hidden_size"),
+        shape=shape_of(facts, count),
         download_bytes=2.0 * (count or 0),
     )
 

@@ -9,6 +9,7 @@ from oxrl_core.config.check_model import ModelFacts
 from oxrl_core.config.deepspeed import resolve_precision, resolve_zero_stage
 from oxrl_core.config.idle import PAIRWISE
 from oxrl_core.config.machine import GIB
+from oxrl_core.config.shape import adapter_parameters
 
 PROCESS_GIB = 1.2  # a Python process with torch, and transformers with DeepSpeed or vLLM: 0.9 to 1.4 measured
 RAY_GIB = 0.8  # Ray's own daemons and the driver
@@ -58,8 +59,7 @@ def _learner_bytes(
     precision = resolve_precision(config, on_gpu=on_gpu)
     stage = resolve_zero_stage(config, precision)
     width = 4 if precision == "float32" else 2
-    # Adapters on every linear layer: about rank x (in + out) of in x out weights each.
-    share = min(1.0, 2.0 * config.model.lora.rank / (model.hidden or 1024)) if config.model.lora.enabled else 1.0
+    share = _trained_share(case, model)
     weights = count * width / (ranks if stage == 3 else 1)
     gradients = count * share * 4 / (ranks if stage >= 2 else 1)
     # Two moments; and a master copy, which ZeRO keeps for float32 weights as well.
@@ -76,6 +76,16 @@ def _learner_bytes(
         per_token = model.layers * model.hidden * width * (2 if config.model.gradient_checkpointing else 17)
         activations = per_token * min(config.train.micro_batch_tokens, _tokens_of_rank(case))
     return held + gradients + activations, optimizer
+
+
+def _trained_share(case: Case, model: ModelFacts) -> float:
+    """The share of the weights that is trained: all, or what the adapters on every linear layer are."""
+    lora = case.config.model.lora
+    if not lora.enabled:
+        return 1.0
+    if model.shape is not None and model.num_parameters:
+        return min(1.0, adapter_parameters(model.shape, lora.rank) / model.num_parameters)
+    return min(1.0, 2.0 * lora.rank / (model.hidden or 1024))  # rank x (in + out) of in x out weights each
 
 
 def _tokens_of_rank(case: Case) -> int:
@@ -114,7 +124,7 @@ def check_disk(case: Case, model: ModelFacts, beside: Mapping[str, ModelFacts], 
     """Estimated GiB below the runs' folder; complains where they are not free."""
     config = case.config
     count = float(model.num_parameters or 0)
-    share = min(1.0, 2.0 * config.model.lora.rank / (model.hidden or 1024)) if config.model.lora.enabled else 1.0
+    share = _trained_share(case, model)
     # A checkpoint: float32 masters and two moments of what is trained. One more than is kept, while it is written.
     engines = 2 if case.beside.critic == "separate" else 1
     checkpoint = engines * count * share * 12 + (4 * count * share if config.algorithm.reference == "synced" else 0)

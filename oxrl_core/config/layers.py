@@ -10,8 +10,9 @@ from typing import Any
 from oxrl_core.config.dialect import Translation, translate
 from oxrl_core.config.dialect_keys import is_old_key
 from oxrl_core.config.mappings import flatten, set_at
+from oxrl_core.config.registry import model_entry
 from oxrl_core.config.schema import as_datasets
-from oxrl_core.config.sources import model_entry, with_datasets, with_text_keys
+from oxrl_core.config.sources import with_datasets, with_text_keys
 from oxrl_core.config.yaml_text import read_value
 from oxrl_core.errors import ConfigError
 
@@ -44,7 +45,8 @@ class Override:
     text: str
 
 
-def model_layers(path: str, registry: Path) -> list[Layer]:
+def model_layers(path: str, registry: Path | None) -> list[Layer]:
+    """What the registry says about a model; `registry` none: ours, with the user's own over it."""
     found = model_entry(path, registry) if path else None
     if found is None:
         return []

@@ -40,9 +40,10 @@ from oxrl_core.config.mistakes import (
     validated,
 )
 from oxrl_core.config.presets import preset_for
+from oxrl_core.config.registry import registry_folder
 from oxrl_core.config.rules import find_contradictions
 from oxrl_core.config.schema import Config
-from oxrl_core.config.sources import read_source, registry_folder, with_datasets, with_text_keys
+from oxrl_core.config.sources import read_source, with_datasets, with_text_keys
 from oxrl_core.config.yaml_text import write_mapping
 from oxrl_core.errors import ConfigError
 
@@ -60,8 +61,7 @@ def load_config(
     source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, registry: Path | None = None
 ) -> LoadedConfig:
     """The resolved configuration of a YAML file, a recipe's name, YAML text or a mapping, with overrides `a.b=c`."""
-    registry = registry or registry_folder()
-    document, label, origin = read_source(source, registry)
+    document, label, origin = read_source(source, registry or registry_folder())
     parsed = [parse_override(text) for text in overrides]
     file_mapping = with_text_keys(document.mapping)
     translation = translated(file_mapping, nested_overrides(parsed), label)

@@ -113,3 +113,15 @@ def string_at(mapping: Mapping[str, Any], section: str, key: str) -> str:
     """The text of a key, or "" where it is no text."""
     value = at(mapping, f"{section}.{key}")
     return value if isinstance(value, str) else ""
+
+
+def mapping_at(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object below a key, or an empty one."""
+    inner = value.get(key)
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+
+
+def integer_at(value: dict[str, Any], key: str) -> int | None:
+    """The whole number below a key, or None."""
+    inner = value.get(key)
+    return inner if isinstance(inner, int) and not isinstance(inner, bool) else None

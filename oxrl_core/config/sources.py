@@ -1,4 +1,4 @@
-"""Where a configuration comes from: files, recipes, text, mappings, and the registry that is installed with oxRL."""
+"""Where a configuration comes from: files, recipes, text and mappings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from oxrl_core.config.registry import registry_folder
 from oxrl_core.config.schema import Config, as_datasets
 from oxrl_core.config.yaml_text import Document, read_mapping
 from oxrl_core.errors import ConfigError
@@ -26,13 +27,6 @@ class RecipeInfo:
     group: str = ""  # the folder below registry/examples: "" for the main ones, "contrib"
 
 
-def registry_folder() -> Path:
-    """The registry that is installed with oxRL: models and recipes."""
-    import registry
-
-    return Path(str(registry.__file__)).parent
-
-
 def list_recipes(registry: Path | None = None) -> list[RecipeInfo]:
     """Every recipe of the registry with the summary that its first line gives: the main ones, then the others."""
     examples = (registry or registry_folder()) / "examples"
@@ -48,17 +42,6 @@ def list_recipes(registry: Path | None = None) -> list[RecipeInfo]:
 def main_names(recipes: Sequence[RecipeInfo]) -> list[str]:
     """The names of the main recipes: those that a message has room for."""
     return [recipe.name for recipe in recipes if not recipe.group]
-
-
-def model_entry(path: str, registry: Path | None = None) -> tuple[str, dict[str, Any]] | None:
-    """Slug and content of the registry entry for a model path (a hub id or `miniature:<slug>`), or None."""
-    slug = path.removeprefix("miniature:").rsplit("/", 1)[-1].lower()
-    file = (registry or registry_folder()) / "models" / f"{slug}.yaml"
-    if not slug or not file.is_file():
-        return None
-    entry = read_mapping(file.read_text(encoding="utf-8"), f"registry/models/{slug}.yaml").mapping
-    is_it = path == f"miniature:{slug}" or str(entry.get("hub", "")).lower() == path.lower()
-    return (slug, entry) if is_it else None
 
 
 def read_source(source: str | Path | Mapping[str, Any], registry: Path) -> tuple[Document, str, str]:

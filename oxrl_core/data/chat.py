@@ -83,6 +83,11 @@ def without_opened_thinking(prompt_text: str, completion: str) -> str:
 _ends: WeakKeyDictionary[PreTrainedTokenizerBase, int | None] = WeakKeyDictionary()
 
 
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that a completion can end with: EOS, and what the chat template writes after a turn."""
+    return {token for token in (tokenizer.eos_token_id, end_of_turn(tokenizer)) if token is not None}
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token with which the assistant's turn ends.
 

@@ -73,6 +73,11 @@ def render_prompt(
     )
 
 
+def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
+    """The tokens of the row's prompt, whole, as they stand before a completion."""
+    return _prompt(row, tokenizer, data, None).token_ids
+
+
 def render_example(
     row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig, *, notes: RenderNotes | None = None
 ) -> Example | list[Example] | None:

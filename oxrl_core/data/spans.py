@@ -57,6 +57,20 @@ def check_masks(items: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> Non
     )
 
 
+def misplaced_mask(rows: Iterable[tuple[list[int], Any]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first item, marked, whose mask is not exactly what stands behind its prompt; empty where all are.
+
+    `rows`: the tokens of each prompt, and the item. One that was cut, or that holds media, does not begin with them.
+    """
+    for prompt_ids, item in rows:
+        start = len(prompt_ids)
+        for example in examples_of(item):
+            right = [False] * start + [True] * (len(example.token_ids) - start)
+            if example.token_ids[:start] == prompt_ids and example.completion_mask != right:
+                return marked(spans(example, tokenizer))
+    return ""
+
+
 def marked(runs: Sequence[tuple[bool, str]]) -> str:
     """The text with what is trained on between [[ and ]]."""
     return "".join(f"[[{text}]]" if trained else text for trained, text in runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,13 @@ COLUMNS: dict[str, MediaKind] = {"image": "image", "images": "image", "audio": "
 PARTS = {"image": ("images", "<image>"), "image_url": ("images", "<image>"), "audio": ("audios", "<audio>")}
 VALUES_OF_PARTS = ("image", "image_url", "audio", "url", "path", "bytes", "base64", "data", "audio_url")
 LONGEST_PATH = 4096
+
+
+def digest_of_media(row: Mapping[str, Any]) -> str:
+    """What tells a row's pictures and sounds from another's: the same words about another picture ask another thing."""
+    found: list[Any] = [row[column] for column in COLUMNS if row.get(column)]  # as in a file
+    found += [(one.kind, one.data, one.path) for one in cast("Sequence[Media]", row.get("media") or ())]  # as read
+    return "\0" + hashlib.sha256(repr(found).encode()).hexdigest() if found else ""
 
 
 def media_of(row: Row, place: str) -> Row:

@@ -27,8 +27,8 @@ AMBIGUOUS_CONFIDENCE = 0.5
 PHASES = {"starting": "start", "drawing": "rollout", "training": "train", "saving": "save", "exporting": "save"}
 
 
-def diagnose(run: RunDir) -> Diagnosis:
-    """What is wrong with a run, from its directory alone. The diagnosis is kept there as diagnosis.json."""
+def diagnose(run: RunDir, *, keep: bool = True) -> Diagnosis:
+    """What is wrong with a run, from its directory alone. It is kept there as diagnosis.json, unless `keep` says no."""
     facts = RunFacts(run)
     seen, looked_at = _look(facts)
     verdict = _logs(facts)
@@ -55,6 +55,8 @@ def diagnose(run: RunDir) -> Diagnosis:
         command=_command(findings, facts, seen),
     )
     diagnosis = _made_safe(diagnosis)
+    if not keep:
+        return diagnosis
     path = run.path / "diagnosis.json"
     try:
         write_json(path, diagnosis.model_dump(mode="json"))
@@ -66,7 +68,7 @@ def diagnose(run: RunDir) -> Diagnosis:
 
 def _made_safe(diagnosis: Diagnosis) -> Diagnosis:
     """The diagnosis without secrets, terminal codes and invisible characters: it quotes logs, rows and completions."""
-    return Diagnosis.model_validate(Redactor(os.environ).tree(diagnosis.model_dump()))
+    return Diagnosis.model_validate(Redactor.of_this_machine(os.environ).tree(diagnosis.model_dump()))
 
 
 def _look(facts: RunFacts) -> tuple[list[Seen], list[str]]:

@@ -45,6 +45,7 @@ def _load(facts: RunFacts, part: str) -> list[KnownRow]:
             facts.missing.append(f"data.{part}: {source.name} is not on this disk, or large; its rows were not read")
             continue
         from oxrl_core.datasets.base import each_row
+        from oxrl_core.datasets.media import digest_of_media
 
         try:
             _, entries = each_row(source, config.run.seed)
@@ -53,7 +54,7 @@ def _load(facts: RunFacts, part: str) -> list[KnownRow]:
                     rows.append(
                         KnownRow(
                             str(row.get("id", "")),
-                            _text(row.get("prompt") or row.get("text") or ""),
+                            _text(row.get("prompt") or row.get("text") or "") + digest_of_media(row),
                             str(row.get("answer") or ""),
                             *_judged(row),
                         )

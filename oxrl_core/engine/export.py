@@ -23,6 +23,7 @@ from oxrl_core.models.heads import ScalarHead, ScoreModel
 from oxrl_core.models.load import load_backbone, load_policy, load_scorer, load_tokenizer
 from oxrl_core.models.logprobs import PolicyModel
 from oxrl_core.models.lora import adapter_settings, adapter_state_dict, copies, merged_state_dict
+from oxrl_core.models.multimodal import mend_names
 from oxrl_core.rewards.reward_model import ENDING_KEY
 from oxrl_core.runs.machine.disk import disk_errors
 from oxrl_core.types import Example, TokenBatch
@@ -174,6 +175,7 @@ def _write(policy: PolicyEngine, folder: Path, weights: dict[str, Tensor], adapt
     if policy.head == "score":
         setattr(twin.config, ENDING_KEY, "eos")  # as data/render.py makes the rows of pairs
     twin.save_pretrained(folder, state_dict=weights)
+    mend_names(folder)
     tokenizer = load_tokenizer(policy.model_folder)
     if policy.head == "score":
         tokenizer.pad_token_id = base.config.get_text_config().pad_token_id

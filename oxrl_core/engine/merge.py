@@ -18,6 +18,7 @@ from oxrl_core.engine.checkpoint import sync_below, sync_folder
 from oxrl_core.engine.export import PROCESSOR_FILES
 from oxrl_core.errors import CheckpointError, ModelError, OxrlError
 from oxrl_core.models.load import causal_class, load_tokenizer, resolve_model
+from oxrl_core.models.multimodal import mend_names
 from oxrl_core.runs.machine.disk import disk_errors
 from oxrl_core.runs.rundir import RunDir, oxrl_home
 
@@ -42,6 +43,7 @@ def merge(adapter: Path, base: Path, out: Path) -> int:
         try:
             unfinished.mkdir(parents=True)
             merged.save_pretrained(unfinished)
+            mend_names(unfinished)
             load_tokenizer(base).save_pretrained(unfinished)
             for name in PROCESSOR_FILES:
                 if (base / name).is_file():

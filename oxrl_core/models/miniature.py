@@ -1,20 +1,19 @@
 """Miniature models: the real architecture, random weights, some hundred kilobytes, made on the spot without a download.
 
 `chars` is a Qwen3 of 0.4M parameters that reads 19 characters: it learns small tasks from nothing in a minute on one
-CPU core. Every other name is an entry of registry/models: the same architecture with few and narrow layers, a
-byte-level tokenizer of 320 tokens and a ChatML template.
+CPU core. Every other name is an entry of the registry: the same architecture with few and narrow layers, a byte-level
+tokenizer of 320 tokens, and the chat template of its family without the system prompt that the family adds by itself.
+Those that see or hear have a ChatML template with the family's markers.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -26,6 +25,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from oxrl_core.config.registry import entry_of_slug, model_slugs
+from oxrl_core.config.templates import TURN_TOKENS, chat_template_of
 from oxrl_core.errors import ModelError
 from oxrl_core.models.miniature_media import SMALL_MEDIA, add_placeholders, open_eyes, shrink_media, write_processor
 from oxrl_core.models.multimodal import names_in_files
@@ -74,7 +75,11 @@ SMALL_BY_TYPE: dict[str, dict[str, Any]] = {
     "phi3": {},
 }
 
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]  # ids 0 (pad), 1, 2 (EOS)
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+)  # ids 0 (pad), 1, 2 (EOS), where a family has no others
 # 61 merges of frequent pairs, written out so that the vocabulary (3 + 256 + 61 = 320) is the same on every machine.
 MERGES = (  # noqa: SIM905  # one line of pairs reads better than 61 quoted strings
     "Ġt Ġa Ġs Ġw Ġo Ġf Ġb Ġc Ġh Ġm Ġp Ġd Ġi Ġl Ġn Ġr Ġe Ġg he in er an re on at en nd st es or te of ed is it al ar "
@@ -95,7 +100,13 @@ def make_miniature(name: str, folder: Path, seed: int) -> Path:
     if name == "chars":
         architecture, tokenizer = CHARS_ARCHITECTURE, _character_tokenizer()
     else:
-        architecture, tokenizer = shrink(read_registry_entry(name)["architecture"]), _byte_tokenizer()
+        entry = read_registry_entry(name)
+        architecture = shrink(entry["architecture"])
+        family = str(entry.get("chat_template") or "")
+        if family in TURN_TOKENS and architecture["model_type"] not in SMALL_MEDIA:
+            tokenizer = _byte_tokenizer(TURN_TOKENS[family], chat_template_of(entry, default_system=False))
+        else:
+            tokenizer = _byte_tokenizer(SPECIAL_TOKENS, CHATML)
     reads_media = architecture["model_type"] in SMALL_MEDIA
     rest = {key: value for key, value in architecture.items() if key not in ("model_type", "transformers_version")}
     config = AutoConfig.for_model(architecture["model_type"], **rest)
@@ -169,16 +180,19 @@ def shrink(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def read_registry_entry(slug: str) -> dict[str, Any]:
     """The entry registry/models/<slug>.yaml as a mapping."""
-    folder = files("registry") / "models"
-    entry = folder / f"{slug}.yaml"
-    if not entry.is_file():
-        known = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    content = entry_of_slug(slug)
+    if content is None:
         raise ModelError(
-            f"there is no miniature '{slug}'; there are: {', '.join(['chars', *known])}",
+            f"there is no miniature '{slug}'; there are: {', '.join(['chars', *model_slugs()])}",
             "model.path",
             "take one of these names, or give a local folder or a hub id",
         )
-    content: dict[str, Any] = yaml.safe_load(entry.read_text(encoding="utf-8"))
+    if not isinstance(content.get("architecture"), dict):
+        raise ModelError(
+            f"the registry's entry '{slug}' does not say the architecture, so there is no miniature of it",
+            "model.path",
+            "onboard the model once more: its config.json is then kept in the entry",
+        )
     return content
 
 
@@ -197,11 +211,11 @@ def _character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def _byte_tokenizer(tokens: tuple[str, str, str], template: str) -> PreTrainedTokenizerFast:
     """Every byte is a token, so any text can be read; 61 merges give it the shape of a real vocabulary."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(pair[0], pair[1]) for pair in MERGES]
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet, *MERGES])}
+    vocabulary = {token: index for index, token in enumerate([*tokens, *alphabet, *MERGES])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -212,10 +226,12 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=CHATML,
+        pad_token=tokens[0],
+        eos_token=tokens[2],
+        # Qwen2's own class would add one of its own for what nobody names.
+        unk_token=None if tokens == SPECIAL_TOKENS else tokens[0],
+        additional_special_tokens=[tokens[1]],
+        chat_template=template,
         model_max_length=32768,
         clean_up_tokenization_spaces=False,
     )

@@ -6,10 +6,13 @@ All of them are built alike: a backbone that holds the towers and the language m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oxrl_core.errors import ModelError
@@ -21,6 +24,7 @@ LANGUAGE_PARTS = ("language_model", "text_model")
 # A completion cannot hold a placeholder: nothing would stand behind it. Finite, so that 0 x log 0 is 0 in an entropy.
 NEVER = -1e9
 TWICE, ONCE = "language_model.model.model.", "language_model.model."
+_EXPERT = re.compile(r"(?P<place>.*\.experts)\.(?P<index>\d+)\.(?P<part>gate|up|down)_proj\.weight")
 
 
 def is_multimodal(config: Any) -> bool:
@@ -61,6 +65,42 @@ def names_in_files(model: PreTrainedModel, weights: dict[str, Tensor]) -> dict[s
     named = revert_weight_conversion(model, weights)
     # transformers 5 writes this part of Qwen2-Audio's names twice; it reads them again, vLLM and others do not.
     return {name.replace(TWICE, ONCE): tensor for name, tensor in named.items()}
+
+
+def mend_names(folder: Path) -> None:
+    """Gives the files of a saved model the names of its published ones, where transformers writes others."""
+    renamed = False
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as opened:
+            names, metadata = list(opened.keys()), opened.metadata()
+        if any(name.startswith(TWICE) for name in names):
+            tensors = {name.replace(TWICE, ONCE): tensor for name, tensor in load_file(path).items()}
+            unfinished = path.with_suffix(".renamed")
+            save_file(tensors, unfinished, metadata=metadata)
+            unfinished.replace(path)
+            renamed = True
+    index = folder / "model.safetensors.index.json"
+    if renamed and index.is_file():
+        index.write_text(index.read_text(encoding="utf-8").replace(f'"{TWICE}', f'"{ONCE}'), encoding="utf-8")
+
+
+def with_packed_experts(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the experts of a layer in one tensor, where the live model `own` holds them so: files do not."""
+    found: dict[str, Tensor] = {}
+    experts: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for name, tensor in weights.items():
+        match = _EXPERT.fullmatch(name)
+        if match is None or f"{match['place']}.gate_up_proj" not in own:
+            found[name] = tensor
+        else:
+            experts.setdefault(match["place"], {}).setdefault(int(match["index"]), {})[match["part"]] = tensor
+    for place, parts in experts.items():
+        if any(set(part) != {"gate", "up", "down"} for part in parts.values()):
+            continue  # whoever compares the names says that they are missing
+        ordered = [parts[index] for index in sorted(parts)]
+        found[f"{place}.gate_up_proj"] = torch.stack([torch.cat((part["gate"], part["up"])) for part in ordered])
+        found[f"{place}.down_proj"] = torch.stack([part["down"] for part in ordered])
+    return found
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:

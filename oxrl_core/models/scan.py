@@ -1,9 +1,11 @@
 """Counts a model's parameters and names its linear layers on the meta device: no weight is made or read.
 
     python -m oxrl_core.models.scan < config.json
+    python -m oxrl_core.models.scan --many < {name: config.json, ...}
 
-It writes {"parameters": ..., "linear": [...], "towers": [...]} or {"error": ...} as JSON. What could name code in a
-configuration (auto_map, private keys, quantization) is taken out before transformers sees it.
+It writes {"parameters": ..., "linear": [...], "towers": [...]} or {"error": ...} as JSON; of many, one line each with
+its name. What could name code in a configuration (auto_map, private keys, quantization) is taken out before
+transformers sees it.
 """
 
 from __future__ import annotations
@@ -51,12 +53,25 @@ def scan(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def answer(config: dict[str, Any]) -> dict[str, Any]:
+    """What was found, or why nothing was."""
+    try:
+        return scan(config)
+    except Exception as error:  # of a stranger's configuration; whoever asked reads it
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+
+
 def main() -> None:
     try:
-        answer = scan(json.loads(sys.stdin.read()))
-    except Exception as error:  # of a stranger's configuration; whoever asked reads it
-        answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-    print(json.dumps(answer))
+        asked = json.loads(sys.stdin.read())
+    except ValueError as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {str(error)[:200]}"}))
+        return
+    if "--many" in sys.argv[1:]:
+        for name, config in asked.items():
+            print(json.dumps({"name": name, **answer(config)}), flush=True)
+    else:
+        print(json.dumps(answer(asked)))
 
 
 if __name__ == "__main__":

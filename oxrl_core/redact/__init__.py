@@ -16,13 +16,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oxrl_core.redact.patterns import MASK, SHORTEST_SECRET, Span, format_at, is_secret_name, looks_secret, secret_spans
+from oxrl_core.redact.patterns import (
+    MASK,
+    SHORTEST_SECRET,
+    Span,
+    format_at,
+    is_secret_name,
+    looks_secret,
+    may_hold_secret,
+    secret_spans,
+)
 from oxrl_core.redact.values import environment_secrets, file_secrets, spellings
 from oxrl_core.redact.wrapped import INVISIBLE, TERMINAL, without_breaks, without_hidden
 
 __all__ = ["MASK", "SHORTEST_SECRET", "Redactor", "made_visible"]
 
 _TERMINAL = re.compile(TERMINAL)
+_SHORT, _MOST_KNOWN = 120, 4096  # names, states and times of an answer come again and again
 _WRITTEN_OUT = {code: f"⟨U+{code:04X}⟩" for code in INVISIBLE}
 
 
@@ -36,6 +46,7 @@ class Redactor:
 
     def __init__(self, environment: Mapping[str, str], values: Iterable[str] = ()) -> None:
         self._literals = spellings({*environment_secrets(environment), *values})
+        self._known: dict[str, str] = {}
 
     @classmethod
     def of_this_machine(cls, environment: Mapping[str, str]) -> Redactor:
@@ -44,7 +55,17 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text without secrets, terminal codes and invisible characters."""
-        return self.masked(_TERMINAL.sub("", text).translate(INVISIBLE))
+        if len(text) > _SHORT:
+            return self._safe(text)
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[text] = self._safe(text)
+        return known
+
+    def _safe(self, text: str) -> str:
+        return self.masked(text if text.isprintable() else _TERMINAL.sub("", text).translate(INVISIBLE))
 
     def shown(self, text: str) -> str:
         """The text without secrets, and with its invisible characters written out: for whoever examines it."""
@@ -52,6 +73,8 @@ class Redactor:
 
     def masked(self, text: str) -> str:
         """The text without secrets. Mask before you cut: half a token is known by nobody."""
+        if not may_hold_secret(text):
+            return self.without_own(text)
         spans = self._spans(text)
         bare = without_hidden(text)
         if bare is not None:
@@ -60,6 +83,10 @@ class Redactor:
         if bare is not None:
             spans += [bare.original(span) for span in self._wrapped_spans(bare.text)]
         return _without(text, spans)
+
+    def without_own(self, text: str) -> str:
+        """The text without the values of this machine's own secrets alone: for a page whose code must stay as it is."""
+        return _without(text, self._literal_spans(text))
 
     def tree(self, value: Any) -> Any:
         """A JSON value with every string in it made safe."""

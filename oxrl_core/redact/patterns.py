@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import math
 import re
 from collections import Counter
@@ -103,6 +104,9 @@ _URL_QUERY = re.compile(
 )
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{20,}(?:={1,2}|(?:%3[Dd]){1,2})?")
 
+# What every secret above has: a telling name, a sign between name and value, an escape, or a run of many characters.
+_SUSPECT = re.compile(r"[=%@\\]|://|-\s*-|[\w.+/~-]{14}|pass|pwd|secret|token|cred|key|auth|bearer|x-", re.IGNORECASE)
+
 # Tokens of a tokenizer are no secrets, whatever follows them.
 _TOKENIZER_NAME = re.compile(
     r"(?:eos|bos|pad|unk|sep|cls|mask|image|video|audio|special|stop|end|start|next|last|first|chat|per|max|min|num|added"
@@ -111,6 +115,11 @@ _TOKENIZER_NAME = re.compile(
 )
 _NUMBER = re.compile(r"[-+]?[\d_.,]+(?:[eE][-+]?\d+)?$")
 _NO_SECRET = ("<", "[", "(", "{", "$", "/", "~/", "%(", "./", "../", "***", "...")
+
+
+def may_hold_secret(text: str) -> bool:
+    """False for most words of an answer: nothing below, nor a wrapped or hidden spelling of it, can stand in them."""
+    return not text.isprintable() or _SUSPECT.search(text) is not None
 
 
 def secret_spans(text: str) -> Iterator[Span]:
@@ -160,6 +169,7 @@ def format_at(text: str, start: int) -> Span | None:
     return None if match is None else (start, start + match.end())
 
 
+@functools.lru_cache(4096)
 def is_secret_name(name: str) -> bool:
     """Whether a key of a mapping says that its value is a secret."""
     match = _NAMED.search(f"{name}=xxxxxxxx")
@@ -193,7 +203,7 @@ def _is_named_secret(match: re.Match[str], text: str) -> bool:
     if name.lower() in ("token", "key") and _TOKENIZER_NAME.search(text[max(0, match.start() - 10) : match.start()]):
         return False
     if name.lower().endswith("key") and len(value) >= 30 and value[0] == "/" and "." not in value:
-        return looks_secret(value[1:])  # base64 that begins like a path
+        return looks_secret(value.lstrip("/"))  # base64 that begins like a path
     if name.lower().startswith(("pass", "pwd", "secret")):
         return not value.startswith(_NO_SECRET) and not _NUMBER.match(value)
     return looks_secret(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import urllib.parse
@@ -101,6 +102,7 @@ def spellings(values: Iterable[str]) -> list[str]:
         }:
             if len(one) < SHORTEST_SECRET:
                 continue
+            found.update({html.escape(one), html.escape(one, quote=False)})
             found.update({one, repr(one)[1:-1], json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]})
             found.add(json.dumps(json.dumps(one)[1:-1])[1:-1])
             found.update({urllib.parse.quote(one, safe=""), urllib.parse.quote(one), urllib.parse.quote_plus(one)})

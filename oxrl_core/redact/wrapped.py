@@ -25,9 +25,12 @@ _HIDDEN = re.compile(
     rf"{TERMINAL}|[{''.join(re.escape(chr(code)) for code in INVISIBLE)}]|%(?P<hex>[2-7][0-9A-Fa-f]|0[9AaDd])"
 )
 _BREAK = re.compile(r"[ \t]{0,4}(?:\n[ \t]*)+")
-_TOKEN = "A-Za-z0-9+/_.~%=:@-"
+_TOKEN = "A-Za-z0-9+/_.~%=:@!*#$^-"
 _LAST_RUN = re.compile(rf"[?&{_TOKEN}]{{1,200}}$")
 _RUN = re.compile(rf"[{_TOKEN}]+")
+_SCHEME = re.compile(r"(?:^|[^A-Za-z])(?:bearer|basic|digest|negotiate)$", re.IGNORECASE)
+_LONG_HEX = re.compile(r"[0-9a-f]{16}$")
+_HEX = re.compile(r"[0-9a-f]+")
 _KEYWORD = re.compile(r"authorization|bearer|password|secret|token\b", re.IGNORECASE)
 _NEW_NAME = re.compile(r"([A-Za-z_][\w.-]*)[ \t]*[=:][ \t]*[^=\s]")
 
@@ -92,6 +95,8 @@ def _is_closed(text: str, begin: int, gap: re.Match[str]) -> bool:
     after = _RUN.match(text, gap.end())
     if before is None or after is None:
         return False
+    if _SCHEME.search(before[0]):
+        return False  # the word before a credential, which ends there
     if "://" in before[0] and "@" in after[0]:
         return True
     tail = before[0][-13:]
@@ -105,4 +110,6 @@ def _is_closed(text: str, begin: int, gap: re.Match[str]) -> bool:
     if name is not None and "://" not in before[0]:
         return is_secret_name(before[0] + name[1]) and not is_secret_name(name[1])
     ends_line = after.end() == len(text) or text[after.end()] in "\n\"'"
+    if _LONG_HEX.search(before[0]) and _HEX.fullmatch(after[0]):
+        return True  # the last digit of a key, alone in its line
     return any(c.isdigit() or c.isupper() for c in after[0]) or (ends_line and len(after[0]) >= 6)

@@ -295,6 +295,7 @@ class _Pool:
     def __init__(self, reward: Reward) -> None:
         self.reward = reward
         self.workers: list[_Worker] = []
+        self.suspects: set[int] = set()  # jobs of this call at which a worker has died
 
     def start(self, num_workers: int) -> None:
         """Brings the pool to that many living workers."""
@@ -319,6 +320,7 @@ class _Pool:
         """One verdict per rollout of each job; a job is what the reward's function sees at once."""
         results: list[list[Score] | None] = [None] * len(jobs)
         waiting = deque(range(len(jobs)))
+        self.suspects.clear()
         chunk = max(1, CHUNK // max((len(job) for job in jobs), default=1))
         # Two even on one core: where one hangs, the other goes on.
         self.start(min(MAX_WORKERS, max(2, os.cpu_count() or 1), -(-len(jobs) // chunk)))
@@ -382,11 +384,16 @@ class _Pool:
         results: list[list[Score] | None],
         waiting: deque[int],
     ) -> None:
-        """Blames the job at which the worker died, puts the others back, and starts a new worker."""
+        """Starts a new worker, which gets the jobs of the dead one. The job at which a second one dies is to blame:
+        somebody else may have killed the first."""
         exit_code = worker.process.wait(timeout=10)
-        guilty, *innocent = worker.pending
-        results[guilty] = [failed(f"the reward's process ended with exit code {exit_code}")] * len(jobs[guilty])
+        suspect, *innocent = worker.pending
         waiting.extendleft(reversed(innocent))
+        if suspect in self.suspects:
+            results[suspect] = [failed(f"the reward's process ended with exit code {exit_code}")] * len(jobs[suspect])
+        else:
+            self.suspects.add(suspect)
+            waiting.appendleft(suspect)
         self.drop(worker)
         self.start(len(self.workers) + 1)
 

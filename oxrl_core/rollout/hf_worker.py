@@ -11,7 +11,14 @@ import torch
 from oxrl_core.data.media import open_media
 from oxrl_core.errors import WeightSyncError
 from oxrl_core.models.load import causal_class, load_tokenizer
-from oxrl_core.models.multimodal import forbid, is_multimodal, names_in_files, placeholder_ids, with_media
+from oxrl_core.models.multimodal import (
+    forbid,
+    is_multimodal,
+    names_in_files,
+    placeholder_ids,
+    with_media,
+    with_packed_experts,
+)
 from oxrl_core.rollout.worker import Completion, check_fits, check_names, compute_device, eos_token_ids, window
 from oxrl_core.types import FinishReason, Media
 
@@ -153,6 +160,7 @@ class TransformersWorker:
         own = self.model.state_dict()  # views of the live weights; tied names share their storage
         if self.media is not None:
             weights = self._under_own_names(weights, own)
+        weights = with_packed_experts(weights, own)
         places: dict[int, str] = {}
         tied = {name: places.setdefault(tensor.data_ptr(), name) for name, tensor in own.items()}
         given = {tied.get(name, name) for name in weights}

@@ -97,7 +97,7 @@ class Index:
         """Number of runs."""
         return int(self.connection.execute("select count(*) from runs").fetchone()[0])
 
-    def rows(self, state: str = "", after: str = "") -> Iterator[IndexRow] | None:
+    def rows(self, state: str = "", after: str = "", page: int = _BATCH) -> Iterator[IndexRow] | None:
         """The runs newest first, those older than `after` alone; None where that is no run.
 
         With a state, those that ended in another one are left out; what has not ended has to be looked at.
@@ -108,15 +108,15 @@ class Index:
             if found is None:
                 return None
             born = int(found[0])
-        return self._pages(state, born, after)
+        return self._pages(state, born, after, min(page, _BATCH))
 
-    def _pages(self, state: str, born: int, after: str) -> Iterator[IndexRow]:
+    def _pages(self, state: str, born: int, after: str, size: int) -> Iterator[IndexRow]:
         # Page by page: a statement that is open while its reader does other things would keep writers waiting.
         wanted = "and (state = '' or state = ?)" if state else "and ? = ''"
         query = (
             f"select run_id, born, state, mark, coalesce(view, '') from runs left join views using (run_id) "
             f"where (born, run_id) < (?, ?) {wanted} "
-            f"order by born desc, run_id desc limit {_BATCH}"
+            f"order by born desc, run_id desc limit {size}"
         )
         while page := self.connection.execute(query, (born, after, state)).fetchall():
             for row in page:

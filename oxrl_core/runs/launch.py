@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from oxrl_core.errors import ConfigError, MachineError, NotFoundError, OxrlError
 from oxrl_core.runs import process
+from oxrl_core.runs.machine.disk import disk_errors, disk_refusals
 from oxrl_core.runs.process import RUN_ID_VARIABLE
 from oxrl_core.runs.records import file_lock, read_json, write_json
-from oxrl_core.runs.rundir import RUN_ID_PATTERN, RunDir
+from oxrl_core.runs.rundir import ELSEWHERE, RUN_ID_PATTERN, RunDir
 from oxrl_core.runs.status import ENDED_STATES, Status
 
 if TYPE_CHECKING:
@@ -149,14 +150,8 @@ def open_run(
     from oxrl_core.config.load import config_hash
 
     path = _key_file(home, key)
-    try:
+    with disk_errors(path.parent, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"the run directory cannot be written: {error.strerror}",
-            str(path.parent),
-            "set OXRL_HOME to a writable folder",
-        ) from error
     with file_lock(path.with_suffix(".lock"), _KEY_LOCK_SECONDS):
         existing = find_by_key(home, key, config_hash(loaded.config))
         if existing is not None:
@@ -191,7 +186,8 @@ def adopt(run: RunDir, *, python: str = sys.executable) -> Status:
         raise MachineError(
             f"the run belongs to {status.supervisor.host}: nobody here can see whether its processes live",
             str(run.path),
-            f"there: oxrl run adopt {run.run_id}; or launch its config.yaml anew here",
+            f"there: oxrl run adopt {run.run_id}; where that machine is gone, here: oxrl fork {run.run_id} --step "
+            f"{status.step} (or an earlier one that was saved)",
         )
     if status.state not in ("orphaned", "lost"):
         raise ConfigError(
@@ -240,7 +236,7 @@ def start_supervisor(run: RunDir, python: str, *options: str) -> dict[str, Any]:
     # -P: a file that happens to be called json.py in the caller's folder must not replace the standard library's.
     command = [python, "-P", "-m", "oxrl_core.runs.supervision.supervise", str(run.path), *options]
     try:
-        with (run.logs / "supervisor.log").open("ab") as log:
+        with disk_refusals(run.logs), (run.logs / "supervisor.log").open("ab") as log:
             starter = subprocess.Popen(
                 command,
                 env=environment,

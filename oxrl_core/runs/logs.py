@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,12 @@ def end_last_line(path: Path) -> None:
         size = file.tell()
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
             file.write(b"\n")
+
+
+def say_aside(text: str) -> None:
+    """A line on stderr, where it can be written: a full disk below it ends nobody who only wants to say so."""
+    with suppress(OSError):
+        os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n".encode())
 
 
 def clean_line(text: str) -> str:

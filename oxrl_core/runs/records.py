@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from oxrl_core.errors import DeadlineError
+from oxrl_core.runs.machine.disk import disk_error
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for line in data.split(b"\n"):
         try:
-            record = json.loads(line) if line else None
+            record = json.loads(line.decode()) if line else None  # of bytes it would guess the encoding, line by line
         except ValueError:
             continue
         if isinstance(record, dict):
@@ -144,7 +145,7 @@ def whole_lines_size(path: Path) -> int:
 @contextmanager
 def file_lock(path: Path, timeout_seconds: float) -> Generator[None]:
     """Holds an exclusive lock that the kernel takes back when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open_lock(path)
     try:
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -160,6 +161,16 @@ def file_lock(path: Path, timeout_seconds: float) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        try:  # a disk that takes nothing more must not keep a run from being stopped
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise disk_error(error, path) from error
 
 
 def thin(rows: list[T], max_points: int | None) -> list[T]:

@@ -15,7 +15,6 @@ The supervisor imports these modules: nothing but the standard library is import
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from oxrl_core.errors import MachineError, NotFoundError
 from oxrl_core.runs import clock, process
 from oxrl_core.runs.logs import LogChunk, end_last_line, read_log
+from oxrl_core.runs.machine.disk import disk_error
 from oxrl_core.runs.process import ProcessIdentity
 from oxrl_core.runs.records import (
     append_line,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 Level = Literal["debug", "info", "warning", "error"]
 ALERT_LEVELS: frozenset[str] = frozenset({"warning", "error"})
+ELSEWHERE = "or set OXRL_HOME to another disk"  # what else helps where a home cannot be written
 RUN_FOLDER = "{run_folder}"  # in a spec's command: the folder of the run, which is named when it is made
 RUN_ID_PATTERN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)-(?P<stamp>\d{6}-\d{6})-[0-9a-f]{4}$")
 
@@ -173,7 +174,7 @@ class RunDir:
         except OSError as error:
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)
-            raise _disk_error(error, runs) from error
+            raise disk_error(error, runs, ELSEWHERE) from error
         run = cls(path)
         run.append_event("info", "created", f"run {run.run_id} created", config_hash=spec.get("config_hash", ""))
         return run
@@ -334,13 +335,3 @@ class RunDir:
 def _median(values: Iterable[float]) -> float | None:
     ordered = sorted(values)
     return ordered[len(ordered) // 2] if ordered else None
-
-
-def _disk_error(error: OSError, where: Path) -> MachineError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError("the disk is full", str(where), "free some space, or set OXRL_HOME to another disk")
-    return MachineError(
-        f"the run directory cannot be written: {error.strerror or error}",
-        str(where),
-        "set OXRL_HOME to a writable folder",
-    )

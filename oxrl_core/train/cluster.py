@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PLACEMENT_SECONDS = 30.0  # a cluster with room gives it within a second; the rest is for a busy machine
 CONNECT_SECONDS = 60.0  # for a cluster that answers but is slow; one that is not there is told within 5 s
+TOO_LATE = "timed out during startup"  # what Ray says of daemons that have not answered within 30 s
 SHUTDOWN_SECONDS = 2.0  # for Ray's daemons to leave by themselves: they hold nothing that a run would miss
 
 
@@ -153,9 +154,22 @@ def _connect(config: Config) -> list[psutil.Process]:
         _check_answers(address, min(CONNECT_SECONDS, config.run.start_timeout_seconds))
     import ray
 
-    before = set(psutil.Process().children())
+    if address is None:
+        return _start(time.monotonic() + config.run.start_timeout_seconds)
     try:
-        if address is None:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        raise _not_connected("joined", f"run.ray_address={address}", error) from error
+    return []
+
+
+def _start(deadline: float) -> list[psutil.Process]:
+    """The daemons of a cluster on this machine. Ray gives them 30 s, too little on a busy one: it is asked again."""
+    import ray
+
+    before = set(psutil.Process().children())
+    while True:
+        try:
             ray.init(
                 address="local",  # never a cluster that happens to be named in the environment
                 include_dashboard=False,
@@ -163,15 +177,24 @@ def _connect(config: Config) -> list[psutil.Process]:
                 logging_level="ERROR",
                 _node_ip_address="127.0.0.1",
             )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        raise PlacementError(
-            f"Ray could not be {'started' if address is None else 'joined'}: {first_line(error)}",
-            where="this machine" if address is None else f"run.ray_address={address}",
-            next_step="run `oxrl doctor --deep`, or set run.backend: local",
-        ) from error
-    return [] if address else [child for child in psutil.Process().children() if child not in before]
+            return _children_since(before)
+        except Exception as error:
+            ray.shutdown()
+            _kill(_children_since(before))
+            if TOO_LATE not in str(error) or time.monotonic() > deadline:
+                raise _not_connected("started", "this machine", error) from error
+
+
+def _children_since(before: set[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child not in before]
+
+
+def _not_connected(verb: str, where: str, error: Exception) -> PlacementError:
+    return PlacementError(
+        f"Ray could not be {verb}: {first_line(error)}",
+        where=where,
+        next_step="run `oxrl doctor --deep`, or set run.backend: local",
+    )
 
 
 def _shut_down(daemons: list[psutil.Process]) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from oxrl_core.runs.replay import Difference
 
-TIMES = ("seconds", "tokens_per_second", "time")  # and all below time/: no two runs take equally long
+TIMES = ("seconds", "tokens_per_second", "time")  # and all below time/ and memory/: no two runs take equally long
 UNREPEATED = ("sync/",)  # what another engine said
 RANDOM = "random."  # states of generators: the sampler of a run in one process uses them as well
 
 
 def is_repeatable(name: str) -> bool:
     """Whether a metric must be the same when its step is repeated."""
-    return name not in TIMES and not name.startswith(("time/", *UNREPEATED))
+    return name not in TIMES and not name.startswith(("time/", "memory/", *UNREPEATED))
 
 
 def compare_metrics(

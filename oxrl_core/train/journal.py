@@ -11,6 +11,7 @@ from oxrl_core.runs.export.card import model_card
 from oxrl_core.runs.export.push import push_model
 from oxrl_core.runs.machine.disk import disk_errors
 from oxrl_core.runs.machine.environment import record_environment
+from oxrl_core.train.memory import ChildrenMemory, host_memory
 from oxrl_core.train.recording import record_of, start_recorder
 from oxrl_core.train.report import StepReport
 from oxrl_core.train.saver import Saver
@@ -64,6 +65,7 @@ class Journal:
         self.saver = Saver(run, config, parts, self._flush_record)
         self.tripwires = Tripwires(run, facts_of(config, parts)) if config.tripwires.enabled else None
         self.has_begun = False
+        self.children_memory = ChildrenMemory()
         self.sinks = Sinks(run, config) if self.writes else None
         if self.writes:
             record_environment(run)
@@ -154,6 +156,7 @@ class Journal:
         is_due = report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation
         if is_due and report.step > self.last_row:  # a resumed run reports its first step once more
             facts = {"step": report.step, "time": time.time()} | self._data_facts()
+            facts |= host_memory("driver") | self.children_memory.metrics()
             self.run.append_metrics(facts | report.metrics)
             if self.sinks is not None:
                 self.sinks.write(facts | report.metrics)

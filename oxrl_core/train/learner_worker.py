@@ -19,6 +19,7 @@ from oxrl_core.data.pack import pack, token_budget
 from oxrl_core.errors import OxrlError
 from oxrl_core.models.load import load_tokenizer
 from oxrl_core.train.background import BackgroundSave
+from oxrl_core.train.memory import trainer_memory
 from oxrl_core.train.objective import Objective
 from oxrl_core.train.ranks import max_over_ranks
 from oxrl_core.train.signals import reference_sums
@@ -127,11 +128,12 @@ class LearnerWorker:
             for rows, batch in zip(groups, batches, strict=True):
                 for row, values, mask in zip(rows, batch.old_logprobs.cpu(), batch.completion_mask, strict=True):
                     logprobs[row] = values[mask].tolist()
-        return average(history), logprobs
+        return average(history) | trainer_memory(self.policy.device), logprobs
 
     def train_on_examples(self, examples: list[Any]) -> Metrics:
         """The metrics of one step on this rank's examples, pairs or labeled examples."""
-        return train_step(self.policy, self.objective, self._batches(examples, self.objective))
+        metrics = train_step(self.policy, self.objective, self._batches(examples, self.objective))
+        return metrics | trainer_memory(self.policy.device)
 
     def evaluate(self, examples: list[Any]) -> Metrics:
         """The loss and the other metrics of held-out examples, over all ranks, under names that begin with eval/."""

@@ -32,4 +32,5 @@ def record_of(report: StepReport) -> StepRecord:
         credits=report.credits,
         trainer_logprobs=report.trainer_logprobs,
         row_ids=report.row_ids,
+        row_facts=report.row_facts,
     )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from oxrl_core.train.phases import enter_phase
+from oxrl_core.train.row_facts import RowFacts
 from oxrl_core.types import Credit, Metrics, Rollout
 
 
@@ -28,6 +29,7 @@ class StepReport:
     trainer_logprobs: list[list[float]] = field(default_factory=list)  # before the update; empty likewise
     drawn: list[Rollout] = field(default_factory=list)  # all of the step; empty in a supervised run
     row_ids: list[str] = field(default_factory=list)  # of a supervised step: its rows, one for each item
+    row_facts: list[RowFacts] = field(default_factory=list)  # what of each was trained on, in the same order
 
 
 class Clock:

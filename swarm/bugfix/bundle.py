@@ -73,7 +73,7 @@ def bugfix_bundle(run_id: str, *, home: Path | None = None) -> Bundle:
         untrusted_text=[line[:300] for line in tail],
         next="steer_onboarding" if run.spec().get("kind") == "onboard" else "launch_run",
     )
-    return _fitted(Bundle.model_validate(Redactor(os.environ).tree(bundle.model_dump())))
+    return _fitted(Bundle.model_validate(Redactor.of_this_machine(os.environ).tree(bundle.model_dump())))
 
 
 def allowed_patches(policy: Policy) -> dict[str, str]:

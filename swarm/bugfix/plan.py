@@ -11,18 +11,19 @@ from typing import Any, Literal, cast
 
 from oxrl_core.diagnose.diagnosis import PHASES, diagnose
 from oxrl_core.diagnose.logs import log_paths, search_logs
-from oxrl_core.diagnose.plans import Patch, PatchRule, PlanFacts, first_attempt, patches
+from oxrl_core.diagnose.plans import Patch, PatchRule, PlanFacts, first_attempt, patches, value_at
 from oxrl_core.diagnose.tables import all_causes, all_signatures, plan_for
 from oxrl_core.diagnose.views import Change
 from oxrl_core.errors import ConfigError
 from oxrl_core.runs.rundir import RunDir
-from swarm.bugfix.gate import PatchRefused, check_patch
+from swarm.bugfix.gate import ALLOWED, PatchRefused, check_patch
 from swarm.bugfix.outcome import Outcome
 from swarm.bugfix.policy import Policy
 
 # Failures of a moment: the same configuration once more is the remedy. A port was taken, a cache was torn.
 ONCE_MORE = frozenset({"eaddrinuse", "store_timeout", "ckpt_torn", "ray_node_timeout", "nccl_timeout", "hub_corrupt"})
 MIN_CONFIDENCE = 0.5
+_WRONG_VALUE = re.compile(r"(?:^|\n\s*\d+\. )([\w.]+?)(?:\.\d+)? = .* should be ")
 Phase = Literal["", "start", "train", "rollout", "save"]
 
 
@@ -80,6 +81,26 @@ def _for_refusal(outcome: Outcome, settings: Mapping[str, Any], tried: Sequence[
             if re.search(rule.where, said) and re.search(rule.what, problem.what):
                 plan = patches(rule.plan, settings, PlanFacts(phase="start", tried=tried))
                 found += _attempts(name, plan, [said[:300]])
+        found += _usual_values(problem.what, settings)
+    return found
+
+
+def _usual_values(what: str, settings: Mapping[str, Any]) -> list[Candidate]:
+    """The default of each key that says how a run is carried out, and has a value that it cannot have."""
+    from oxrl_core.config.schema import Config
+
+    usual: dict[str, Any] = {}
+    for name, field_of in Config.model_fields.items():
+        section = field_of.annotation
+        fields = getattr(section, "model_fields", {})
+        usual |= {f"{name}.{key}": one.get_default(call_default_factory=True) for key, one in fields.items()}
+    found: list[Candidate] = []
+    for path in dict.fromkeys(_WRONG_VALUE.findall(what)):
+        bound = ALLOWED.get(path)
+        if bound is not None and bound.risk == "S" and path in usual:
+            old, new = value_at(settings, path), usual[path]
+            change = Change(path=path, old=old, new=new, why="the usual value: its own is none", risk="S")
+            found.append(Candidate("value_out_of_range", [change], [what[:300]]))
     return found
 
 

@@ -16,6 +16,7 @@ from oxrl_core.config.load import load_config
 from oxrl_core.config.machine import Machine, this_machine
 from oxrl_core.config.presets import preset_for
 from oxrl_core.config.requirements import Problem
+from oxrl_core.config.schema import AlgorithmConfig
 from oxrl_core.errors import ConfigError, MachineError, ModelError
 from oxrl_core.runs.rundir import oxrl_home
 from swarm.configure.rules import Chosen, apply_rules, choose_lengths
@@ -29,6 +30,7 @@ from swarm.scout.verdict import decide, find_problems
 
 CPU_PARAMETERS = 500_000_000  # more than that is a miniature without a GPU
 CPU_SHARE = 0.6  # of the machine's memory
+USUAL_CRITIC = AlgorithmConfig().critic
 PLENTY = float("inf")  # the host of GPUs that are only spoken of
 _NOT_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -61,7 +63,8 @@ def generate_config(
     if number == 0:
         machine = replace(machine, gpu_memory_gib=())
     task_chosen = task_of(facts, task)
-    case, plan, facts = _planned(facts, entry, task_chosen, number, size, machine)
+    said = {**preset_for(entry, {}, lora=False).values(), **{o.path: o.value for o in map(parse_override, overrides)}}
+    case, plan, facts = _planned(facts, entry, task_chosen, number, size, machine, said)
     if facts.is_miniature and not task:
         task_chosen = task_of(facts)
         case |= {"task": task_chosen.name, "system_prompt": "", "wants_system": False}
@@ -97,13 +100,13 @@ def _spoken_of(number: int, size: float) -> Machine:
 
 
 def _planned(
-    facts: Facts, algorithm: Algorithm, task: Task, number: int, size: float, machine: Machine
+    facts: Facts, algorithm: Algorithm, task: Task, number: int, size: float, machine: Machine, said: dict[str, Any]
 ) -> tuple[dict[str, Any], Plan, Facts]:
     """The facts for the rules and the way of training; without a GPU a large model becomes its miniature."""
     assert facts.shape is not None
     if number == 0 and not facts.is_miniature:
-        case = _case(facts, algorithm, task, number, size)
-        plan = plan_training(facts.shape, _wish(case, facts, algorithm, number, size))
+        case = _case(facts, algorithm, task, number, size, said)
+        plan = plan_training(facts.shape, _wish(case, algorithm, number, size))
         too_large = (facts.parameters or 0) > CPU_PARAMETERS
         if not too_large and plan.memory.host_gib <= CPU_SHARE * machine.memory_gib:
             return _with_plan(case, plan), plan, facts
@@ -119,16 +122,18 @@ def _planned(
         )
         facts = registry_facts(f"miniature:{facts.slug}", note)
     assert facts.shape is not None
-    case = _case(facts, algorithm, task, number, size)
-    plan = plan_training(facts.shape, _wish(case, facts, algorithm, number, size))
+    case = _case(facts, algorithm, task, number, size, said)
+    plan = plan_training(facts.shape, _wish(case, algorithm, number, size))
     return _with_plan(case, plan), plan, facts
 
 
-def _case(facts: Facts, algorithm: Algorithm, task: Task, number: int, size: float) -> dict[str, Any]:
+def _case(
+    facts: Facts, algorithm: Algorithm, task: Task, number: int, size: float, said: dict[str, Any]
+) -> dict[str, Any]:
     """What is known before anything is planned, by the names that the rules use."""
-    preset = preset_for(algorithm, {}, lora=False).values()
     judged = algorithm.lesson in JUDGED_LESSONS
     case: dict[str, Any] = {
+        "said": said,
         "kind": algorithm.kind,
         "lesson": algorithm.lesson,
         "task": task.name,
@@ -141,7 +146,7 @@ def _case(facts: Facts, algorithm: Algorithm, task: Task, number: int, size: flo
         "vllm": facts.support.vllm,
         "revision": facts.repository.revision,
         "revision_known": facts.place == "hub" and len(facts.repository.revision) == 40,
-        "group_size": int(preset.get("rollout.group_size", 8)),
+        "group_size": int(said.get("rollout.group_size", 8)),
         "system_prompt": task.system_prompt if judged else "",
     }
     prompt, completion, example, why = choose_lengths(case)
@@ -152,9 +157,10 @@ def _case(facts: Facts, algorithm: Algorithm, task: Task, number: int, size: flo
     return case | {"prompt": prompt, "completion": completion, "example": min(example, context), "length_why": why}
 
 
-def _wish(case: dict[str, Any], facts: Facts, algorithm: Algorithm, number: int, size: float) -> Wish:
-    preset = preset_for(algorithm, {}, lora=False).values()
-    compares = algorithm.signals in REFERENCED_SIGNALS or float(preset.get("algorithm.kl_coef", 0.0)) > 0
+def _wish(case: dict[str, Any], algorithm: Algorithm, number: int, size: float) -> Wish:
+    said = case["said"]
+    compares = algorithm.signals in REFERENCED_SIGNALS or float(said.get("algorithm.kl_coef", 0.0)) > 0
+    has_values = algorithm.lesson == "advantages" and said.get("algorithm.advantage") == "gae"
     draws = algorithm.kind == "rl"
     return Wish(
         gpus=number,
@@ -163,8 +169,18 @@ def _wish(case: dict[str, Any], facts: Facts, algorithm: Algorithm, number: int,
         prompt_tokens=case["prompt"] if draws else case["example"],
         completion_tokens=case["completion"] if draws else 0,
         group_size=case["group_size"],
-        compares=compares and not preset.get("algorithm.precompute_reference"),
+        compares=compares and not said.get("algorithm.precompute_reference"),
+        has_critic=has_values and said.get("algorithm.critic", USUAL_CRITIC) == "separate",
+        teacher_parameters=_parameters_of(said.get("algorithm.teacher")),
+        scorer_parameters=_parameters_of(said.get("reward.params.path")),
     )
+
+
+def _parameters_of(model: object) -> int:
+    """The size of a model that is held beside the policy; 0 where there is none, or nobody knows."""
+    if not isinstance(model, str) or not model or model.startswith("run:"):
+        return 0
+    return look_at(model).parameters or 0
 
 
 def _with_plan(case: dict[str, Any], plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Entries of onboarded models: <home>/registry/<slug>.yaml, and the evidence beside it.
+"""Entries of onboarded models in the user's own registry: <home>/registry/models/<slug>.yaml, evidence beside it.
 
-A fix that was kept stays in the entry whatever a later onboarding finds: the latest value of a key wins, none is lost.
+They lie over the entries that are installed with oxRL: a configuration of the model begins with the fixes that the
+model itself needed. A fix that was kept stays whatever a later onboarding finds: of a key the latest value counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from oxrl_core.config.sources import model_entry
+from oxrl_core.config.mappings import deep_copy, merge, unflatten
+from oxrl_core.config.registry import model_entry
 from oxrl_core.config.yaml_text import read_mapping, write_mapping
 from oxrl_core.diagnose.views import Change
 from oxrl_core.runs.records import file_lock, write_text
@@ -31,7 +33,7 @@ def slug_of(model: str) -> str:
 
 
 def entry_path(home: Path, slug: str) -> Path:
-    return home / "registry" / f"{slug}.yaml"
+    return home / "registry" / "models" / f"{slug}.yaml"
 
 
 def read_entry(home: Path, slug: str) -> dict[str, Any]:
@@ -68,7 +70,11 @@ def write_entry(home: Path, slug: str, facts: dict[str, Any], stages: Mapping[st
         now = cast("dict[str, Any]", facts.get("verified") or {})
         if before.get("level") == "full" and now.get("level") == "miniature":
             facts = {**facts, "verified": before, "verified_again": now}  # the higher level stands
-        write_text(path, write_mapping({**entry, **facts, "fixes": list(fixes.values())}), durable=True)
+        # What the model itself needed is where its configurations begin; what its miniature needed is not.
+        config = deep_copy(entry.get("config") or {})
+        merge(config, unflatten({fix["path"]: fix["new"] for fix in fixes.values() if fix["stage"] == "real"}))
+        record = {**entry, **facts, "config": config, "fixes": list(fixes.values())}
+        write_text(path, write_mapping(record), durable=True)
     return path
 
 
@@ -82,6 +88,30 @@ def write_evidence(home: Path, slug: str, run_id: str, files: dict[str, Path]) -
             shutil.copyfile(path, unfinished)
             unfinished.replace(folder / name)
     return folder
+
+
+def facts_for_entry(model: str) -> dict[str, Any]:
+    """What an entry of a model that our registry does not know has to say, looked up by the Scout."""
+    from swarm.scout.inspection import look_at
+
+    facts = look_at(model)
+    return {
+        "hub": facts.model,
+        "summary": f"{facts.architecture or facts.model_type}, onboarded here",
+        "license": facts.repository.license,
+        "gated": bool(facts.repository.gated),
+        "modality": facts.modality,
+        "parameters": facts.parameters or 0,
+        "context_length": facts.context or 0,
+        "lora_target_modules": facts.lora_targets,
+        "template": {
+            "system_role": facts.template.system_role == "kept",
+            "generation_prompt": facts.template.generation_prompt,
+            "thinking": facts.template.thinking,
+            "note": "roles must alternate" if facts.template.strict_alternation else "",
+        },
+        "architecture": facts.config,
+    }
 
 
 def overrides_of(changes: Sequence[Change]) -> list[str]:

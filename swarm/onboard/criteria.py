@@ -158,30 +158,27 @@ def _reload(run: RunDir) -> list[Criterion]:
     has_began = began is not None and not run.config().model.lora.enabled
     if has_began:
         command.append(str(began))
+    why = "silent"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=RELOAD_SECONDS, check=False)
         said = last_json_line(done.stdout)
-        value = str(said) if said else done.stderr.strip().splitlines()[-1][:300] if done.stderr.strip() else "silent"
+        if done.stderr.strip():
+            why = done.stderr.strip().splitlines()[-1][:300]
     except subprocess.TimeoutExpired:
-        said, value = {}, f"no answer within {RELOAD_SECONDS:g} s"
+        said, why = {}, f"no answer within {RELOAD_SECONDS:g} s"
+    return reloaded(said, why, compares=has_began)
+
+
+def reloaded(said: Mapping[str, Any], why: str, *, compares: bool) -> list[Criterion]:
+    """What oxrl_core.models.reload said about a final model; `why` it said nothing. `compares`: with its start."""
     by = "python -m oxrl_core.models.reload final/"
-    if said.get("equal") is True:
-        value = f"{said['tensors']} tensors equal, log-probs repeatable"
-    found = [
-        Criterion(
-            name="reload",
-            passed=said.get("equal") is True,
-            value=value,
-            limit="every tensor equal, log-probs repeatable",
-            evidence=by,
-        )
-    ]
-    if has_began:
-        moved, compared = int(said.get("moved") or 0), int(said.get("compared") or 0)
-        shown = f"{moved} of {compared} tensors moved"
-        found.append(
-            Criterion(
-                name="weights", passed=moved > 0, value=shown, limit="some of them moved", evidence=f"{by} model/"
-            )
-        )
+    is_equal = said.get("equal") is True
+    value = f"{said['tensors']} tensors equal, log-probs repeatable" if is_equal else str(dict(said) or why)
+    limit = "every tensor equal, log-probs repeatable"
+    found = [Criterion(name="reload", passed=is_equal, value=value, limit=limit, evidence=by)]
+    if compares:
+        moved, of = int(said.get("moved") or 0), int(said.get("compared") or 0)
+        shown = f"{moved} of {of} tensors moved"
+        weights = Criterion(name="weights", passed=moved > 0, value=shown, limit="some moved", evidence=f"{by} model/")
+        found.append(weights)
     return found

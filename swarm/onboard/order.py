@@ -80,11 +80,11 @@ def onboard_model(
 
 def _full_name(model: str) -> str:
     """The hub id of a model that is called by its name in the registry; anything else as it is."""
-    from swarm.scout.facts import entry_of
+    from oxrl_core.config.registry import known_entry
 
     if "/" in model or ":" in model:
         return model
-    known = entry_of(model)
+    known = known_entry(model)
     return str(known[1]["hub"]) if known else model
 
 

@@ -156,10 +156,7 @@ def read_items(path: Path) -> list[Item]:
 
 def registry_items() -> list[Item]:
     """Every model of the registry, the smallest first."""
-    from oxrl_core.config.sources import model_entry, registry_folder
+    from oxrl_core.config.registry import entry_of_slug, model_slugs
 
-    sizes: list[tuple[int, str]] = []
-    for path in (registry_folder() / "models").glob("*.yaml"):
-        found = model_entry(f"miniature:{path.stem}")
-        sizes.append((int(found[1].get("parameters") or 0) if found else 0, path.stem))
+    sizes = [(int((entry_of_slug(slug) or {}).get("parameters") or 0), slug) for slug in model_slugs()]
     return [Item(model=f"miniature:{slug}") for _, slug in sorted(sizes)]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from oxrl_core.config.sources import model_entry
+from oxrl_core.config.registry import entry_of_slug, model_entry, registry_folder
 from oxrl_core.diagnose.views import Change
 from oxrl_core.errors import OxrlError
 from oxrl_core.runs import launch
@@ -19,20 +19,10 @@ from swarm.bugfix.attempts import read_attempts
 from swarm.bugfix.repair import Decision, NeedsInput, Work, repair
 from swarm.onboard import archive, criteria
 from swarm.onboard.journal import Journal
+from swarm.onboard.miniature import TASK_CHOICES, miniature_config, miniature_wishes
 from swarm.onboard.order import Order, decisions_of
 
-MINIATURE_STEPS = 12
 REAL_STEPS = 20
-# What an onboarding calls its tasks -> algorithm, and the task of the configurator.
-TASK_CHOICES = {
-    "": ("sgrpo", ""),
-    "math": ("sgrpo", "math"),
-    "code": ("sgrpo", "code"),
-    "vision": ("sgrpo", "image"),
-    "audio": ("sgrpo", "audio"),
-    "chat": ("sft", ""),
-    "preference": ("dpo", ""),
-}
 
 
 class Onboarding:
@@ -74,10 +64,7 @@ class Onboarding:
         algorithm, task = TASK_CHOICES[self.order.task]
         found: dict[str, Any] = {"algorithm": algorithm}
         if scouted["miniature"]:
-            # A miniature learns the tiny task of its kind: rows of the true one are too long for it.
-            own = task if task in ("image", "audio") else ""
-            made = generate_config(scouted["miniature"], algorithm, gpus=0, task=own, home=self.run.home)
-            found["miniature"] = made.config_yaml
+            found["miniature"] = miniature_config(scouted["miniature"], self.order.task, self.run.home)
         if self.order.miniature_only or scouted["is_miniature"]:
             found["why_not_real"] = "a miniature was asked for"
             return found
@@ -119,10 +106,7 @@ class Onboarding:
         config = self.journal.facts["configure"].get("miniature")
         if not config:
             return {"skipped": "the registry does not know the model: there is no miniature of it"}
-        wishes = [f"train.steps={MINIATURE_STEPS}"]
-        if self.journal.facts["configure"]["algorithm"] == "sgrpo":
-            wishes += ["reward.name=swarm.onboard.reward:share_of_letters", "reward.self_test_rows=0"]
-        return self._repaired("miniature", config, wishes)
+        return self._repaired("miniature", config, miniature_wishes(self.order.task))
 
     def real(self) -> dict[str, Any]:
         """A short run of the model itself, where weights, rows and machine allow it."""
@@ -177,7 +161,9 @@ class Onboarding:
         })  # fmt: skip
         rows = [row.model_dump(mode="json") for row in read_attempts(self.run)]
         write_json(evidence / "attempts.json", {"attempts": rows}, durable=True)
+        is_known = facts["scout"]["is_miniature"] or entry_of_slug(self.slug, registry_folder()) is not None
         entry = {
+            **({} if is_known else archive.facts_for_entry(self.order.model)),
             "model": self.order.model,
             "task": self.order.task,
             "verified": {
@@ -189,7 +175,6 @@ class Onboarding:
                 "evidence": str(evidence.relative_to(home)),
             },
             "evaluation": facts["evaluate"],
-            "facts": {name: facts["scout"][name] for name in ("architecture", "parameters", "context", "license")},
         }
         stages = {stage: self._overlay(stage) for stage in ("miniature", "real")}
         path = archive.write_entry(home, self.slug, entry, stages)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from oxrl_core.config.machine import is_offline
-from oxrl_core.config.sources import registry_folder
-from oxrl_core.config.yaml_text import read_mapping
+from oxrl_core.config.registry import MODELS, entry_of_slug, model_slugs, registry_folders
 from oxrl_core.errors import UserError
 from oxrl_core.suggest import did_you_mean
 from swarm.scout.documents import plain
@@ -61,24 +60,25 @@ def _page(items: list[ModelRow], source: str, note: str, cursor: str) -> ModelLi
 
 def _registry() -> tuple[ModelRow, ...]:
     """Every model of the registry; its files are read again when one was added or removed."""
-    folder = registry_folder() / "models"
-    return _read_registry(folder, folder.stat().st_mtime_ns)
+    folders = [folder / MODELS for folder in registry_folders()]
+    return _read_registry(tuple((folder, folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
 
 
 @lru_cache(maxsize=2)
-def _read_registry(folder: Path, changed: int) -> tuple[ModelRow, ...]:
+def _read_registry(folders: tuple[tuple[Path, int], ...]) -> tuple[ModelRow, ...]:
     rows: list[ModelRow] = []
-    for file in sorted(folder.glob("*.yaml")):
-        entry = read_mapping(file.read_text(encoding="utf-8"), file.name).mapping
+    for slug in model_slugs():
+        entry = entry_of_slug(slug) or {}
+        parameters, gated = entry.get("parameters"), entry.get("gated")
         rows.append(
             ModelRow(
-                id=str(entry["hub"]),
-                slug=file.stem,
-                parameters_b=round(entry["parameters"] / 1e9, 3),
-                license=str(entry["license"]),
-                gated=bool(entry["gated"]),
-                modality=[str(kind) for kind in entry["modality"]],
-                why=str(entry["summary"]),
+                id=str(entry.get("hub") or slug),
+                slug=slug,
+                parameters_b=round(parameters / 1e9, 3) if isinstance(parameters, int) else None,
+                license=str(entry.get("license") or ""),
+                gated=gated if isinstance(gated, bool) else None,
+                modality=[str(kind) for kind in entry.get("modality") or ["text"]],
+                why=str(entry.get("summary") or ""),
             )
         )
     return tuple(rows)

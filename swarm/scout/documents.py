@@ -64,15 +64,3 @@ def plain(value: object, fallback: str = "(unusual)") -> str:
     if not isinstance(value, str) or not value:
         return ""
     return value if _PLAIN.match(value) and value.count(" ") <= 3 else fallback
-
-
-def mapping_at(value: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object below a key, or an empty one."""
-    inner = value.get(key)
-    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
-
-
-def integer_at(value: dict[str, Any], key: str) -> int | None:
-    """The whole number below a key, or None."""
-    inner = value.get(key)
-    return inner if isinstance(inner, int) and not isinstance(inner, bool) else None

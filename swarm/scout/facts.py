@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from oxrl_core.config.sources import registry_folder
-from oxrl_core.config.yaml_text import read_mapping
+from oxrl_core.config.mappings import integer_at, mapping_at
+from oxrl_core.config.registry import known_entry, model_slugs
+from oxrl_core.config.shape import Shape, shape_of
 from oxrl_core.errors import ModelError
 from oxrl_core.suggest import did_you_mean
 from swarm.scout import risks as risk_scan
-from swarm.scout.documents import UnreadableDocument, integer_at, mapping_at, plain, read_document
-from swarm.scout.shape import Shape, shape_of
+from swarm.scout.documents import UnreadableDocument, plain, read_document
 from swarm.scout.source import Budget, OutOfTime, Repository, Source
 from swarm.scout.support import look_up
 from swarm.scout.template import from_registry, probe_template
@@ -74,25 +74,13 @@ class Facts:
         return plain(listed[0]) if listed else ""
 
 
-def entry_of(model: str) -> tuple[str, dict[str, Any]] | None:
-    """Slug and content of the registry entry that a slug, a hub id or `miniature:<slug>` names; None without one."""
-    wanted = model.removeprefix("miniature:").lower()
-    slug = wanted.rsplit("/", 1)[-1]
-    file = registry_folder() / "models" / f"{slug}.yaml"
-    if not slug.replace("-", "").replace(".", "").isalnum() or not file.is_file():
-        return None
-    entry = read_mapping(file.read_text(encoding="utf-8"), f"registry/models/{slug}.yaml").mapping
-    return (slug, entry) if wanted in (slug, str(entry.get("hub", "")).lower()) else None
-
-
 def registry_facts(model: str, note: str) -> Facts:
     """What the registry says about a model, or about the miniature of one."""
     if model == "miniature:chars":
         return _of_chars(note)
-    found = entry_of(model)
+    found = known_entry(model)
     if found is None:
-        names = sorted(file.stem for file in (registry_folder() / "models").glob("*.yaml"))
-        near = did_you_mean(model.removeprefix("miniature:").rsplit("/", 1)[-1].lower(), names)
+        near = did_you_mean(model.removeprefix("miniature:").rsplit("/", 1)[-1].lower(), model_slugs())
         raise ModelError(f"the registry has no such model.{near}", model, "oxrl scout --search lists what there is")
     slug, entry = found
     is_miniature = model.startswith("miniature:")
@@ -117,12 +105,15 @@ def registry_facts(model: str, note: str) -> Facts:
     )
     facts.repository.license = str(entry["license"])
     facts.repository.gated = bool(entry["gated"])
-    if is_miniature:  # whatever the family's template does: its miniature has ChatML
+    if is_miniature and facts.modality != ["text"]:  # whatever the family's template does: its miniature has ChatML
         turn = "<|im_start|>assistant\n"
         facts.template = TemplateView(
             present=True, system_role="kept", default_system=False, strict_alternation=False, generation_prompt=turn,
             thinking="never", ends_with_eos=True, double_bos=False,
         )  # fmt: skip
+    elif is_miniature:  # its own template, without the system prompt that it would add
+        facts.template = facts.template.model_copy(update={"default_system": False})
+    if is_miniature:
         facts.repository.gated = False
     return facts
 
@@ -150,7 +141,7 @@ def _of_chars(note: str) -> Facts:
 def source_facts(model: str, place: Place, source: Source, budget: Budget) -> Facts:
     """What the files of a repository say. What cannot be read is noted; nothing in it is run."""
     facts = Facts(model=model, place=place, repository=source.repository)
-    found = entry_of(model)
+    found = known_entry(model)
     facts.slug = found[0] if found else ""
     documents: dict[str, dict[str, Any]] = {}
     try:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from oxrl_core.config.machine import GIB, find_gpus, is_offline
+from oxrl_core.config.registry import known_entry
 from oxrl_core.errors import ConfigError, ModelError
-from swarm.scout.facts import Facts, entry_of, registry_facts, source_facts
+from swarm.scout.facts import Facts, registry_facts, source_facts
 from swarm.scout.hub import HubError, HubSource
 from swarm.scout.planning import Wish, plan_training
 from swarm.scout.source import Budget, FolderSource, OutOfTime
@@ -113,7 +114,7 @@ def look_at(model: str, revision: str = "", seconds: float = SECONDS) -> Facts:
         return source_facts(model, "folder", FolderSource(folder), budget)
     if model.startswith(("/", ".", "~")):
         raise ModelError("the model folder does not exist", model, "give a folder or a hub id")
-    found = entry_of(model)
+    found = known_entry(model)
     if found and "/" not in model:
         model = str(found[1]["hub"])
     if is_offline():

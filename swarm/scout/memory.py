@@ -6,7 +6,9 @@ h hidden, L layers, a = heads x head size, k = key-value heads x head size, I in
 weights       P w, over N with ZeRO 3
 gradients     4 T (summed in float32), over N with ZeRO 2 and 3
 optimizer     8 T: AdamW's two moments in float32; 12 T from ZeRO 1 on, which keeps a float32 master; over N from ZeRO 1
-adapters      T = rank x (inputs + outputs) of the 7 matrices of each layer
+adapters      T = rank x (inputs + outputs) of the 7 matrices of each layer (packed experts have none)
+beside        a separate critic: weights, gradients and optimizer once more; a teacher: its weights whole on each rank;
+              a reward model: 4 bytes a parameter in host memory, in float32 in a process of its own
 activations   of one token and layer: w (6 h + 2 a + 2 k + 4 I) + 8 h, the last for two norms in float32;
               with checkpointing w h for each layer and the whole of one
 logits        12 bytes x min(2^26, tokens x V): chunks of the output head, three float32 tensors of them
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from oxrl_core.config.machine import GIB
-from swarm.scout.shape import Shape
+from oxrl_core.config.shape import Shape, adapter_parameters
 from swarm.scout.views import MemoryView
 
 CONTEXT_GIB = 1.0
@@ -53,17 +55,14 @@ class Ask:
     layout: Layout = "learner"
     tensor_parallel: int = 1
     row_tokens: int = 1024  # prompt and completion
+    has_critic: bool = False  # an engine of its own beside the policy
+    teacher_parameters: int = 0
+    scorer_parameters: int = 0  # of a reward model
     group_size: int = 8
 
     @property
     def width(self) -> int:
         return 2 if self.gpus else 4
-
-
-def adapter_parameters(shape: Shape, rank: int) -> int:
-    """Parameters of adapters of this rank on every linear layer of the decoder."""
-    h, a, k, i = shape.hidden, shape.attention_width, shape.kv_width, shape.intermediate
-    return shape.layers * rank * ((h + a) + 2 * (h + k) + (a + h) + 3 * (h + i))
 
 
 def trained_parameters(shape: Shape, ask: Ask) -> int:
@@ -119,8 +118,12 @@ def plan_memory(shape: Shape, ask: Ask, strategy: str = "") -> MemoryView:
     activations, logits = activation_bytes(shape, ask) / GIB, logits_bytes(shape, ask) / GIB
     reference = shape.parameters * ask.width / GIB if ask.has_reference and not ask.lora_rank else 0.0
     buffers = buffer_bytes(shape, ask) / GIB
+    engines = 2 if ask.has_critic else 1
     on_gpu = 0.0 if ask.offload_optimizer else optimizer
-    resting = weights + gradients + on_gpu + reference + buffers + (CONTEXT_GIB if ask.gpus else PROCESS_GIB)
+    beside = ask.teacher_parameters * ask.width / GIB + (weights + gradients + on_gpu if ask.has_critic else 0.0)
+    scorer = 4 * ask.scorer_parameters / GIB
+    own = CONTEXT_GIB if ask.gpus else PROCESS_GIB
+    resting = weights + gradients + on_gpu + reference + beside + buffers + own
     learner = resting + activations + logits
     kv_token = kv_bytes_per_token(shape, ask, ask.row_tokens)
     kv_row = kv_token * ask.row_tokens / GIB / ask.tensor_parallel
@@ -137,16 +140,17 @@ def plan_memory(shape: Shape, ask: Ask, strategy: str = "") -> MemoryView:
         activations_gib=activations,
         logits_gib=logits,
         reference_gib=reference,
+        beside_gib=beside,
         buffers_gib=buffers,
         learner_gib=learner,
         sampler_weights_gib=0.0 if ask.layout == "learner" else sampler_weights,
         kv_kib_per_token=kv_token / 1024,
-        host_gib=ask.ranks * ((optimizer if ask.offload_optimizer else 0.0) + PROCESS_GIB),
+        host_gib=ask.ranks * ((engines * optimizer if ask.offload_optimizer else 0.0) + PROCESS_GIB) + scorer,
     )
     room = ask.gpu_memory_gib * (1 - FREE_SHARE)
     if ask.layout == "cpu":
         # The sampler's copy, and the weights on their way to it.
-        view.host_gib = learner + (2 * sampler_weights + kv_row * ask.group_size if ask.group_size else 0.0)
+        view.host_gib = learner + scorer + (2 * sampler_weights + kv_row * ask.group_size if ask.group_size else 0.0)
     elif learner > room:
         view.fits = False
         view.why = f"a training GPU needs {learner:.1f} GiB of {room:.1f}"

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from oxrl_core.config.shape import Shape
 from oxrl_core.config.yaml_text import read_mapping
 from swarm.scout.memory import Ask, Layout, plan_memory
-from swarm.scout.shape import Shape
 from swarm.scout.views import MemoryView
 
 BILLION = 1e9
@@ -27,6 +27,9 @@ class Wish:
     completion_tokens: int  # 0 where none are drawn: then prompt_tokens is a whole example
     group_size: int = 8
     compares: bool = False  # with a frozen reference
+    has_critic: bool = False
+    teacher_parameters: int = 0
+    scorer_parameters: int = 0
 
     @property
     def row_tokens(self) -> int:
@@ -102,6 +105,9 @@ def _layouts(shape: Shape, wish: Wish, rank: int) -> Iterator[tuple[str, Ask]]:
         has_reference=wish.compares,
         row_tokens=wish.row_tokens,
         group_size=wish.group_size,
+        has_critic=wish.has_critic,
+        teacher_parameters=wish.teacher_parameters,
+        scorer_parameters=wish.scorer_parameters,
     )
     if not wish.draws:
         yield f"{wish.gpus} training rank(s), one on each GPU", common
@@ -149,6 +155,9 @@ def _on_cpu(shape: Shape, wish: Wish) -> Plan:
         layout="cpu",
         row_tokens=wish.row_tokens,
         group_size=wish.group_size if wish.draws else 0,
+        has_critic=wish.has_critic,
+        teacher_parameters=wish.teacher_parameters,
+        scorer_parameters=wish.scorer_parameters,
     )
     memory = plan_memory(shape, ask, "all weights in float32, in host memory")
     return Plan(ask, memory, wish, "plain", "without a GPU everything is small: all weights are trained", "", "")

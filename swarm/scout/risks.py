@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.scout.documents import integer_at, mapping_at, plain, walk
+from oxrl_core.config.mappings import integer_at, mapping_at
+from swarm.scout.documents import plain, walk
 from swarm.scout.source import Repository
 from swarm.scout.views import Risk
 

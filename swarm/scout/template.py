@@ -13,7 +13,7 @@ from swarm.scout.source import Budget
 from swarm.scout.views import TemplateView
 
 MAX_TEMPLATE = 200_000
-SECONDS = 2.5
+SECONDS = 4.0  # of the clock; what a template computes is bounded by its processor time, in the child
 CHILD = Path(__file__).with_name("template_child.py")
 _MARKERS = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]")
 
@@ -37,7 +37,7 @@ def probe_template(template: str, bos: str, eos: str, adds_bos: bool | None, bud
         )
         answer = cast("dict[str, Any]", json.loads(done.stdout)) if done.returncode == 0 else {}
     except subprocess.TimeoutExpired:
-        return TemplateView(present=True, error=f"it does not end within {SECONDS:g} s")
+        return TemplateView(present=True)  # the machine is busy: nothing is known, also nothing bad
     except ValueError:
         answer = {}
     if "found" not in answer:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 MEMORY_BYTES = 384 << 20
-CPU_SECONDS = 2
+CPU_SECONDS = 1
 MAX_OUTPUT = 100_000
 SYSTEM, USER, ANSWER, SECOND, THOUGHT = "QsystemQ", "QuserQ", "QanswerQ", "QsecondQ", "QthoughtQ"
 

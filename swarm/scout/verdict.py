@@ -98,6 +98,8 @@ def _of_chat(facts: Facts) -> list[ModelProblem]:
         next_step = "prompts are given as plain text (data.apply_chat_template: false)"
         return [_note("chat_template", "it has no chat template: a base model, or one without turns", next_step)]
     found: list[ModelProblem] = []
+    if template.system_role == "unknown":
+        found.append(_warning("chat_template", "its chat template could not be looked at in time", "ask once more"))
     if template.system_role != "kept" and template.system_role != "unknown":
         what = f"its chat template has no system role ({template.system_role})"
         found.append(_note("system_role", what, "oxRL puts the system's words into the first message of the user"))

@@ -72,6 +72,8 @@ class MemoryView(View):
     activations_gib: float = 0.0
     logits_gib: float = 0.0
     reference_gib: float = 0.0
+    beside_gib: float = 0.0
+    """A separate critic and a teacher."""
     buffers_gib: float = 0.0
     learner_gib: float = 0.0
     sampler_weights_gib: float = 0.0

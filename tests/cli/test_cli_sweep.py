@@ -19,6 +19,7 @@ import yaml
 from oxrl_core import api
 from oxrl_core.errors import ConfigError, NotFoundError
 from oxrl_core.runs import process
+from oxrl_core.runs.rundir import RunDir
 
 Call = Callable[..., tuple[int, str, str]]
 TINY: dict[str, Any] = {
@@ -69,47 +70,68 @@ def test_a_sweep_that_is_not_there_is_missed_with_a_next_step(oxrl: Call, home: 
     assert oxrl("sweep", "demo", "train.lr=[1]", "--goal", "best")[0] == 2
 
 
-def start(home: Path, tiny: str, *more: str) -> subprocess.Popen[str]:
+def start(config: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "oxrl", "sweep", tiny, "train.lr=[1e-3,1e-4]", "--parallel", "2", "--json", *more],
+        [sys.executable, "-m", "oxrl", "sweep", config, "train.lr=[1e-3,1e-4]", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-def test_an_interrupted_sweep_stops_its_runs_and_the_same_call_goes_on_without_launching_twice(
-    home: Path, tiny: str, oxrl: Call
+def wait_for_step(driver: subprocess.Popen[str], home: Path, index: int, step: int) -> RunDir:
+    """The run of a trial, once it has gone so far."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and driver.poll() is None:
+        records = [json.loads(path.read_text()) for path in home.glob("sweeps/*/sweep.json")]
+        run_id = records[0]["trials"][index]["run_id"] if records else ""
+        if run_id and RunDir(home / "runs" / run_id).status().step >= step:
+            return RunDir(home / "runs" / run_id)
+        time.sleep(0.05)
+    raise AssertionError(f"trial {index} did not come to step {step}: {driver.communicate(timeout=60)}")
+
+
+def test_a_sweep_that_is_killed_or_interrupted_goes_on_from_its_checkpoints_and_runs_nothing_twice(
+    home: Path, tmp_path: Path, oxrl: Call
 ) -> None:
     (home / "sweeps").mkdir(parents=True)
-    first = start(home, tiny)
-    deadline = time.monotonic() + 120
-    while True:
-        records = [json.loads(path.read_text()) for path in home.glob("sweeps/*/sweep.json")]
-        if records and all(trial["run_id"] for trial in records[0]["trials"]):
-            break
-        assert time.monotonic() < deadline and first.poll() is None, first.communicate()
-        time.sleep(0.1)
-    second = start(home, tiny)  # a second driver at the same time
+    tiny = str(tmp_path / "longer.yaml")
+    steps = 100
+    Path(tiny).write_text(yaml.safe_dump(TINY | {"train": {"rows_per_step": 4, "steps": steps, "save_every": 50}}))
+    killed = start(tiny)
+    first = wait_for_step(killed, home, 0, 1)
+    second = start(tiny)  # a second driver at the same time
     _, refused = second.communicate(timeout=60)
     assert second.returncode == 2 and "another process drives this sweep" in refused
-    first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=120)
-    interrupted = json.loads(out)
-    assert first.returncode == 130 and interrupted["state"] == "interrupted"
-    assert [trial["state"] for trial in interrupted["trials"]] == ["stopped", "stopped"]
-    members = process.members_by_run()
-    assert not any(members.get(trial["run_id"]) for trial in interrupted["trials"])
+    killed.kill()  # its run goes on
+    killed.communicate(timeout=60)
 
-    third = start(home, tiny)
+    again = start(tiny)
+    other = wait_for_step(again, home, 1, 3)
+    record = (first.path / "status.json").read_bytes()
+    assert first.status().state == "finished" and first.status().restarts == 0
+    again.send_signal(signal.SIGINT)
+    out, _ = again.communicate(timeout=120)
+    interrupted = json.loads(out)
+    assert again.returncode == 130 and interrupted["state"] == "interrupted"
+    assert [trial["state"] for trial in interrupted["trials"]] == ["finished", "stopped"]
+    assert not process.members_by_run().get(other.run_id)
+    reached = other.status().step
+    assert 3 <= reached < steps
+
+    third = start(tiny)
     out, said = third.communicate(timeout=400)
     done = json.loads(out)
     assert third.returncode == 0, said
     assert [trial["state"] for trial in done["trials"]] == ["finished", "finished"]
-    assert [trial["attempt"] for trial in done["trials"]] == [1, 1]
+    assert [trial["attempt"] for trial in done["trials"]] == [0, 0]
     assert done["metric"] == "loss" and done["goal"] == "min" and done["num_finished"] == 2
     values = {trial["index"]: trial["value"] for trial in done["trials"]}
     assert done["ranking"] == sorted(values, key=lambda index: values[index])
+    assert (first.path / "status.json").read_bytes() == record
+    (resumed,) = [event for event in other.events() if event["code"] == "resumed"]
+    assert resumed["checkpoint"] == f"step_{reached:08d}"
+    assert [row["step"] for row in other.metrics()] == list(range(steps + 1))
     runs = sorted(path.name for path in (home / "runs").glob("tiny-*"))
-    assert len(runs) == 4
+    assert len(runs) == 2
 
     code, out, _ = oxrl("sweep", tiny, "train.lr=[1e-3,1e-4]", "--json")
     assert code == 0 and json.loads(out)["trials"] == done["trials"]
@@ -120,6 +142,6 @@ def test_an_interrupted_sweep_stops_its_runs_and_the_same_call_goes_on_without_l
         if rendering == "human":
             assert max(map(len, out.splitlines())) <= 80
     # A trial whose run is gone is said, not hidden.
-    shutil.rmtree(home / "runs" / done["trials"][1]["run_id"])
+    shutil.rmtree(other.path)
     shown = json.loads(oxrl("sweep", "show", "--json")[1])
     assert shown["trials"][1]["state"] == "lost" and shown["num_failed"] == 1

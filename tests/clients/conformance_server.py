@@ -12,6 +12,7 @@ import asyncio
 import base64
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import mcp.types as wire
@@ -20,6 +21,10 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.server.mcpserver.tools import Tool
 from pydantic import BaseModel, Field
+
+sys.path.insert(0, str(Path(__file__).parent))  # conformance_rounds.py, beside this file
+
+import conformance_rounds
 
 from mcp_server.catalogue import READ, ToolFacts
 from mcp_server.server import SurfaceTools, build_server
@@ -200,10 +205,12 @@ def build_conformance_server() -> Any:
     surface = manager._surface
     offered = dict(surface.offered)
     own = dict(surface.tools)
-    for function in FIXTURES:
+    for function in (*FIXTURES, *conformance_rounds.TOOLS, conformance_rounds.json_schema_2020_12_tool):
         name = function.__name__
         offered[name] = ToolFacts(function, name, READ, ask_less="ask for less", core=False)
         own[name] = Tool.from_function(function, name=name, description=function.__doc__, structured_output=False)
+    own[conformance_rounds.SCHEMA_TOOL].parameters = conformance_rounds.SCHEMA
+    server.prompt()(conformance_rounds.test_input_required_result_prompt)
     surface.__dict__.update(_chosen=(offered, surface.withheld), tools=own)
 
     @server.resource("test://static-text", mime_type="text/plain")

@@ -12,13 +12,12 @@ import pytest
 
 from oxrl_core.config.deepspeed import deepspeed_config
 from oxrl_core.config.load import load_config
-from oxrl_core.config.sources import model_entry, registry_folder
+from oxrl_core.config.registry import known_entry, model_entry, model_slugs
 from oxrl_core.datasets.base import read_rows
 from oxrl_core.errors import ConfigError, MachineError, ModelError
 from swarm.configure import GeneratedConfig, generate_config
-from swarm.scout.facts import entry_of
 
-SLUGS = sorted(file.stem for file in (registry_folder() / "models").glob("*.yaml"))
+SLUGS = model_slugs()
 ALGORITHMS = ("sft", "sgrpo", "dpo")
 MACHINES = ((0, 0.0), (1, 24.0), (1, 80.0), (8, 80.0))
 
@@ -34,7 +33,7 @@ def _read_rows(source: Any, seed: int, *, strict: bool = False) -> Any:
 
 
 _model_entry = cache(model_entry)
-_entry_of = cache(entry_of)
+_known_entry = cache(known_entry)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +47,7 @@ def data_at_hand(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setattr("oxrl_core.datasets.base.read_rows", _read_rows)
     for place in ("oxrl_core.config.layers", "oxrl_core.config.check_model"):
         monkeypatch.setattr(f"{place}.model_entry", _model_entry)
-    monkeypatch.setattr("swarm.scout.facts.entry_of", _entry_of)
+    monkeypatch.setattr("swarm.scout.facts.known_entry", _known_entry)
     monkeypatch.delenv("HF_HUB_OFFLINE")
 
 

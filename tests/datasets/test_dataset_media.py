@@ -163,3 +163,19 @@ def test_parts_that_are_not_known_or_shown_twice_are_refused() -> None:
         normal({"messages": parts({"type": "video", "video": SEEN})})
     with pytest.raises(DataError, match="in the messages and in a column"):
         normal({"messages": parts({"type": "image", "image": SEEN}), "image": SEEN})
+
+
+def test_the_same_question_about_another_picture_is_no_leak(tmp_path: Path) -> None:
+    """Pictures of the two splits differ, and so do what is asked about them; the very same rows are a leak."""
+    from oxrl_core.api import validate_config
+
+    text = (
+        "run: {name: a, backend: local}\nmodel: {path: 'miniature:qwen2-vl-2b-instruct'}\nreward: {name: multimodal}\n"
+        "rollout: {engine: transformers}\n"
+        "data: {train: shapes, eval: [{name: shapes, split: SPLIT}], max_prompt_tokens: 256}\n"
+    )
+    told = [
+        {problem.code for problem in validate_config(text.replace("SPLIT", split), home=tmp_path).problems}
+        for split in ("eval", "train")
+    ]
+    assert "leak" not in told[0] and "leak" in told[1]

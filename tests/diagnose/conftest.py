@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import pytest
 
 from oxrl_core.config.load import config_to_yaml, load_config
 from oxrl_core.runs.rundir import RunDir
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from evals.planting import rows_of  # (the path comes first)
 
 MakeRun = Callable[..., RunDir]
 
@@ -77,29 +82,4 @@ def recorded() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def rl_rows() -> Callable[..., list[dict[str, Any]]]:
     """Rows of a healthy RL run of 30 steps; a keyword is a metric: a value, or a function of the step."""
-
-    def make(steps: int = 30, **changed: Any) -> list[dict[str, Any]]:
-        rows = []
-        for step in range(1, steps + 1):
-            row: dict[str, Any] = {
-                "step": step,
-                "loss": -0.1 + 0.01 * (step % 3),
-                "grad_norm": 0.4 + 0.01 * (step % 5),
-                "lr": 1e-3,
-                "entropy": 2.5 - 0.02 * step,
-                "reward/mean": 0.1 + 0.02 * step + 0.005 * (step % 2),
-                "reward/std": 0.2,
-                "reward/errors": 0.0,
-                "groups/zero_variance": 0.1,
-                "completion/length": 4.0,
-                "completion/truncated": 0.0,
-                "gap/mean": 1e-7,
-                "seconds": 1.0,
-            }
-            for name, value in changed.items():
-                key = name.replace("__", "/")
-                row[key] = value(step) if callable(value) else value
-            rows.append(row)
-        return rows
-
-    return make
+    return rows_of

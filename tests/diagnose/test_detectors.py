@@ -56,12 +56,50 @@ COURSES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("logprob_gap", {"gap__mean": 0.3}, []),
     ("mask_coverage", {"mask__coverage": 0.0}, []),
     ("slow_step", {"seconds": lambda step: 30.0 if step > 22 else 1.0}, []),
-    ("memory_leak", {"memory__host_gib": lambda step: 2.0 * 1.05**step}, []),
+    ("memory_leak", {"memory__driver_gib": lambda step: 2.0 * 1.05**step}, []),
+    ("memory_leak", {"memory__children_gib": lambda step: 0.5 + 0.02 * step}, []),
+    ("stale_sampler", {"gap__mean": lambda s: 0.0 if s == 1 else 0.45, "staleness": lambda s: s - 1.0}, []),
     ("reward_falls", {"reward__mean": lambda step: 0.8 - 0.02 * step + 0.005 * (step % 2)}, []),
     ("entropy_low", {"entropy": lambda step: 2.5 * 0.7**step, "reward__mean": lambda s: 0.1 + 0.01 * (s % 2)}, []),
     ("shaped_reward", {"reward__mean": lambda s: 0.7 - 0.004 * s, "reward__shaped": lambda s: 0.1 + 0.02 * s}, []),
     ("gradient_spike", {"grad_norm": lambda step: 40.0 if step == 17 else 0.4}, []),
 ]
+
+
+def test_memory_that_is_filled_once_is_no_leak(hand_made: Make, rl_rows: Rows) -> None:
+    filled = rl_rows(memory__driver_gib=lambda step: 4.0 if step > 6 else 1.0 + 0.5 * step)
+    assert "memory_leak" not in causes(diagnose(hand_made(metrics=filled)))
+
+
+def sl_rows(gains: tuple[float, float], loss: Callable[[int], float]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"step": 0, "eval/loss": 3.0, "eval/prompt_gain": gains[0]}]
+    rows += [{"step": at, "loss": loss(at), "grad_norm": 1.0, "lr": 1e-3, "mask/eos": 1.0} for at in range(1, 41)]
+    rows[-1] |= {"eval/loss": 1.4, "eval/prompt_gain": gains[1]}
+    return rows
+
+
+def test_prompts_that_say_nothing_of_their_answers(hand_made: Make) -> None:
+    settled = sl_rows((0.0, 0.003), lambda step: max(1.3, 3.0 - 0.1 * step))
+    assert first(hand_made("sft", metrics=settled)).cause == "contradictory_rows"
+    still_falling = sl_rows((0.0, 0.003), lambda step: 3.0 - 0.04 * step)
+    assert "contradictory_rows" not in causes(diagnose(hand_made("sft", metrics=still_falling)))
+    right = sl_rows((0.0, 1.7), lambda step: max(1.3, 3.0 - 0.1 * step))
+    assert "contradictory_rows" not in causes(diagnose(hand_made("sft", metrics=right)))
+
+
+def test_rows_that_never_teach_their_end(hand_made: Make) -> None:
+    rows = [row | {"mask/eos": 0.0} for row in sl_rows((0.0, 2.0), lambda step: 3.0 - 0.05 * step)]
+    finding = first(hand_made("sft", metrics=rows))
+    assert (finding.cause, finding.severity) == ("no_eos", "error")
+
+
+def test_adapters_whose_scale_is_next_to_nothing(hand_made: Make) -> None:
+    lora = ["model.lora.enabled=true", "model.lora.rank=512", "model.lora.alpha=1"]
+    slow = sl_rows((0.0, 2.0), lambda step: 3.0 - 0.01 * step)
+    finding = first(hand_made("sft", overrides=lora, metrics=slow))
+    assert finding.cause == "loss_flat" and "alpha" in finding.next
+    usual = hand_made("sft", overrides=[lora[0]], metrics=slow)
+    assert "loss_flat" not in causes(diagnose(usual))
 
 
 @pytest.mark.parametrize(("cause", "metrics", "overrides"), COURSES, ids=[case[0] for case in COURSES])

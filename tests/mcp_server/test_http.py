@@ -53,7 +53,26 @@ def test_only_who_has_the_token_and_comes_from_here_is_served(address: str) -> N
             refused = client.post(address, json=HELLO, headers={**HEADERS, **wrong})
             assert refused.status_code == 401 and "oxrl" not in refused.text.lower().replace("oxrl_mcp_token", "")
         assert client.post(address, json=HELLO, headers={**HEADERS, "Host": "evil.example"}).status_code in (400, 421)
-        assert client.post(address, json=HELLO, headers={**HEADERS, "Origin": "http://evil.example"}).status_code == 403
+        for origin in ("http://evil.example", "null", "http://127.0.0.1.evil.example", "https://127.0.0.1:1"):
+            assert client.post(address, json=HELLO, headers={**HEADERS, "Origin": origin}).status_code == 403, origin
+        own = {"Origin": address.removesuffix("/mcp")}
+        assert client.post(address, json=HELLO, headers={**HEADERS, **own}).status_code == 200
+        for method in ("GET", "DELETE", "OPTIONS"):
+            assert client.request(method, address).status_code == 401, "nothing is told without the token"
+
+
+def test_a_call_over_http_is_answered_as_over_a_pipe(address: str) -> None:
+    envelope = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "x", "version": "0"},
+    }
+    parameters = {"name": "list_runs", "arguments": {}, "_meta": envelope}
+    message = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": parameters}
+    headers = {**HEADERS, "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "list_runs"}
+    with httpx2.Client(timeout=30) as client:
+        answered = client.post(address, json=message, headers=headers)
+    assert answered.status_code == 200 and '"total":0' in answered.text.replace("\\", ""), answered.text
 
 
 def test_a_short_token_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,9 @@ from mcp_server.server import build_server
 
 sys.path.insert(0, str(Path(__file__).parent))  # malformed.py, beside this file
 
-from malformed import calls, check_answer
+from malformed import HELLO, Pipe, calls, check_answer, garbage
 
 NESTED = '{"run_id":' + "[" * 50 + "]" * 50 + "}"
-HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "0"}}
 
 
 def test_every_malformed_call_is_answered_with_a_next_step(home: Path) -> None:
@@ -83,3 +83,12 @@ def test_arguments_of_another_kind_and_lines_that_are_no_json_end_nothing(tmp_pa
     assert answers[3]["result"]["tools"]
     told = answers[2]
     assert "error" in told or told["result"]["isError"]
+
+
+def test_a_server_that_is_fed_garbage_goes_on_answering(tmp_path: Path) -> None:
+    chance, server = random.Random(5), Pipe(tmp_path)
+    try:
+        answered = sum(server.feed([garbage(chance) for _ in range(20)]) for _ in range(15))
+    finally:
+        server.close()
+    assert answered > 20, "what has an id and a method is answered, however wrong it is"

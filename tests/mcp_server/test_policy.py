@@ -14,7 +14,9 @@ from mcp.types import CallToolResult, ElicitResult
 
 from mcp_server import budgets
 from mcp_server.policy import read_policy
+from mcp_server.rates import CallRate
 from mcp_server.server import build_server
+from mcp_server.tools import onboard
 from oxrl_core import api
 from oxrl_core.errors import ConfigError, OxrlError
 from oxrl_core.runs.rundir import RunDir
@@ -155,3 +157,81 @@ def test_the_plan_changes_with_the_data(home: Path, tmp_path: Path) -> None:
     assert hashes[0] != hashes[1]
     with pytest.raises(OxrlError, match="another one now"):
         api.launch_run(json.dumps(config), plan_hash=hashes[0])
+
+
+def test_a_policy_file_says_what_variables_say_and_a_variable_stands_above_it(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("max_gpu_hours: 8\nread_only: true\ntoolsets: [observe, run]\nlaunches_per_hour: 0\n")
+    policy = read_policy({"OXRL_MCP_POLICY": str(file), "OXRL_MCP_MAX_GPU_HOURS": "2"})
+    assert policy.max_gpu_hours == 2 and policy.read_only and policy.toolsets == {"observe", "run"}
+    assert policy.launches_per_hour is None and policy.calls_per_second == 50
+    for text in ("max_gpu_hour: 8", "max_gpu_hours: many", "- a"):
+        file.write_text(text)
+        with pytest.raises(OxrlError):
+            read_policy({"OXRL_MCP_POLICY": str(file)})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_policy({"OXRL_MCP_POLICY": str(tmp_path / "none.yaml")})
+
+
+def test_a_caller_in_a_loop_is_told_to_wait_and_served_again_afterwards() -> None:
+    now = [0.0]
+    rate = CallRate(5, clock=lambda: now[0])
+    assert [rate.seconds_to_wait() for _ in range(50)] == [0.0] * 50
+    assert 0 < rate.seconds_to_wait() <= 0.2
+    now[0] = 0.2
+    assert rate.seconds_to_wait() == 0 and rate.seconds_to_wait() > 0
+    assert CallRate(None).seconds_to_wait() == 0
+
+
+def test_too_many_calls_are_answered_with_an_error_that_says_how_long_to_wait(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OXRL_MCP_CALLS_PER_SECOND", "0.1")  # one call in ten seconds
+
+    async def go() -> list[CallToolResult]:
+        async with Client(build_server()) as client:
+            return [await client.call_tool("get_run", {"run_id": "nope"}) for _ in range(2)]
+
+    first, second = (error_of(one) for one in anyio.run(go))
+    assert first["code"] == "NotFoundError"
+    assert second["code"] == "TooManyCalls" and "wait" in second["next"] and "watch_run" in second["next"]
+
+
+def test_launches_of_an_hour_are_counted_over_all_servers_and_failed_ones_are_not(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OXRL_MCP_LAUNCHES_PER_HOUR", "2")
+    with pytest.raises(KeyError), budgets.room_for_a_run():
+        raise KeyError("nothing was started")
+    for _ in range(2):
+        with budgets.room_for_a_run():
+            pass
+    with pytest.raises(OxrlError, match="2 launches in the last hour") as caught, budgets.room_for_a_run():
+        raise AssertionError("it is not entered")
+    assert caught.value.where == "OXRL_MCP_LAUNCHES_PER_HOUR" and "wait 60 min" in caught.value.next_step
+    (home / ".launches.json").write_text('{"times": [1.0, "x"]}')
+    with budgets.room_for_a_run():
+        pass
+
+
+def test_what_has_no_budget_is_refused_above_the_limit_whichever_way_it_starts(
+    start: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(steps=1)
+    anyio.run(lambda: api.watch_run(run.run_id, until="end", wait_seconds=20))
+    monkeypatch.setattr(budgets, "gpus_of", lambda _config: 1)
+    monkeypatch.setattr(budgets, "hours_on_all_gpus", lambda hours: hours or float("inf"))
+    monkeypatch.setattr(onboard, "hours_on_all_gpus", lambda hours: hours or float("inf"))
+    monkeypatch.setenv("OXRL_MCP_MAX_GPU_HOURS", "1")
+    refused = {
+        "resume": ("rerun", {"run_id": run.run_id, "mode": "resume"}),
+        "onboard": ("onboard_model", {"model": "miniature:chars", "max_hours": 3}),
+        "evaluate": ("evaluate_run", {"target": "miniature:chars", "dataset": "reverse3", "reward": "positions",
+                                      "overrides": ["run.max_hours=9"]}),
+    }  # fmt: skip
+    for way, (tool, arguments) in refused.items():
+        assert "GPU-hours" in error_of(call(tool, arguments))["what"], way
+    monkeypatch.setenv("OXRL_MCP_MAX_GPU_HOURS", "")
+    monkeypatch.setenv("OXRL_MCP_ASK_ABOVE_GPU_HOURS", "1")
+    for way, (tool, arguments) in refused.items():
+        assert error_of(call(tool, arguments))["where"] == "OXRL_MCP_ASK_ABOVE_GPU_HOURS", way

@@ -6,59 +6,24 @@ life of a run takes a second.
 
 from __future__ import annotations
 
-import json
-import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from mcp import Client
-from mcp.types import CallToolResult, Implementation
 
 from mcp_server.server import build_server
 from oxrl_core.errors import NotFoundError
 from oxrl_core.runs.rundir import RunDir
 
-ERAS = ["auto", "legacy"]
+sys.path.insert(0, str(Path(__file__).parent))  # talking.py, beside this file
+
+from talking import ERAS, MOST, answer, error, talk
+
 SECRET = "hf_" + "zyxw9876" * 4
-
-
-def talk(
-    *calls: tuple[str, dict[str, Any]], era: str = "auto", name: str = "somebody", progress: list[str] | None = None
-) -> list[CallToolResult]:
-    """The results of some calls over one connection."""
-
-    async def on_progress(_done: float, _total: float | None, message: str | None) -> None:
-        if progress is not None:
-            progress.append(message or "")
-
-    async def go() -> list[CallToolResult]:
-        information = Implementation(name=name, version="1")
-        async with Client(build_server(environment=os.environ), mode=era, client_info=information) as client:  # pyright: ignore[reportArgumentType]
-            return [await client.call_tool(tool, arguments, progress_callback=on_progress) for tool, arguments in calls]
-
-    results = anyio.run(go)
-    for result in results:
-        if not result.is_error:
-            text = result.content[0].text
-            assert json.loads(text) == result.structured_content
-            assert text == json.dumps(result.structured_content, separators=(",", ":"), ensure_ascii=False)
-    return results
-
-
-def answer(tool: str, era: str = "auto", **arguments: Any) -> dict[str, Any]:
-    result = talk((tool, arguments), era=era)[0]
-    assert not result.is_error, result.content[0].text
-    return result.structured_content or {}
-
-
-def error(tool: str, **arguments: Any) -> dict[str, str]:
-    result = talk((tool, arguments))[0]
-    assert result.is_error
-    return json.loads(result.content[0].text)
 
 
 def wait_for_end(run: RunDir, seconds: float = 20) -> None:
@@ -182,7 +147,7 @@ def test_an_unknown_metric_is_answered_with_those_there_are(start: Callable[...,
 def test_a_recipe_is_valid_and_a_dry_run_starts_nothing(home: Path, era: str) -> None:
     report = answer("validate_config", era, config="demo")
     assert report["ok"] and report["kind"] == "rl" and "config_yaml" not in report
-    assert "group_size" in answer("validate_config", era, config="demo", show_yaml=True)["config_yaml"]
+    assert "group_size" in answer("validate_config", era, MOST, config="demo", show_yaml=True)["config_yaml"]
     plan = answer("launch_run", era, config="demo", overrides=["run.seed=3"], dry_run=True)
     assert plan["state"] == "planned" and plan["run_id"] == "" and not plan["created"]
     assert answer("list_runs", era)["total"] == 0

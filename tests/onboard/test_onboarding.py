@@ -19,6 +19,7 @@ from oxrl_core.errors import ConfigError
 from oxrl_core.runs import launch, process
 from oxrl_core.runs.records import read_lines
 from oxrl_core.runs.rundir import RunDir
+from swarm.bug_report import draft_bug_report
 from swarm.bugfix import bugfix_bundle
 from swarm.bugfix.attempts import read_attempts
 from swarm.bugfix.gate import PatchRefused
@@ -161,6 +162,9 @@ def test_an_onboarding_that_is_given_up_ends_failed_with_its_reason(home: Path) 
     assert error["code"] == "GivenUp" and "not worth it" in error["what"] and error["next"] == "draft_bug_report"
     with pytest.raises(ConfigError):
         steer_onboarding(run.run_id, "give_up", home=home)
+    draft = draft_bug_report(run.run_id, "nothing helped", home=home)
+    assert draft.kind == "user" and "not worth it" in draft.body and "nothing helped" in draft.body
+    assert Path(draft.path).is_file() and draft.plan_hash == ""
 
 
 def test_a_run_that_is_no_onboarding_cannot_be_steered(home: Path, make_any_run: Callable[[], Any]) -> None:

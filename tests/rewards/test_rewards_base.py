@@ -59,6 +59,12 @@ def dies_on_x(rollout):
         os._exit(7)
     return 1.0
 
+def killed_once(rollout):
+    if os.path.isabs(rollout.text) and not os.path.exists(rollout.text):
+        open(rollout.text, "w").close()
+        os.kill(os.getpid(), 9)
+    return 1.0
+
 def process(rollout):
     return os.getpid()
 
@@ -200,6 +206,16 @@ def test_a_reward_that_kills_its_process_costs_one_verdict() -> None:
     scores = score_rollouts(get_reward("own_rewards:dies_on_x"), rollouts_of("a", "x", "b", "x", "c"), 60)
     assert [score.status for score in scores] == ["ok", "error", "ok", "error", "ok"]
     assert "exit code 7" in scores[1].detail
+
+
+def test_a_worker_that_somebody_kills_costs_no_verdict(tmp_path: Path) -> None:
+    reward = get_reward("own_rewards:process")
+    idle = score_rollouts(reward, rollouts_of("a"), 60)[0].value
+    os.kill(int(idle), signal.SIGKILL)
+    (after,) = score_rollouts(reward, rollouts_of("a"), 60)
+    assert after.status == "ok" and after.value != idle
+    scores = score_rollouts(get_reward("own_rewards:killed_once"), rollouts_of(*"abx", str(tmp_path / "killed")), 60)
+    assert [score.status for score in scores] == ["ok"] * 4
 
 
 def test_verdicts_are_computed_outside_the_driver_by_workers_that_are_kept() -> None:

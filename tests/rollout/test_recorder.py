@@ -11,7 +11,8 @@ import pytest
 
 from oxrl_core.errors import RecordError
 from oxrl_core.rollout.recorder import GIB, Recorder, StepRecord, read_rollouts
-from oxrl_core.types import Credit, Measurement, Prompt, Rollout, Score
+from oxrl_core.train.row_facts import facts_of_items, metrics_of_rows
+from oxrl_core.types import Credit, Example, Measurement, PairExample, Prompt, Rollout, Score
 
 MEASUREMENT = Measurement([-0.5, -0.25, -1.0, -2.5], [-1.0] * 4, [0.25] * 4, 0.5)
 CREDITS = [Credit([0.5, 0.5, 0.25, 0.25], [1.0] * 4, MEASUREMENT, 0.625), Credit([-0.5] * 4)]
@@ -79,9 +80,28 @@ def test_a_folder_reads_in_the_order_of_its_steps(tmp_path: Path) -> None:
     assert (rows[0]["learned"], rows[0]["trainer_logprobs"], rows[0]["advantages"]) == (True, None, None)
 
 
-def test_a_supervised_step_names_its_rows(tmp_path: Path) -> None:
-    record(tmp_path, StepRecord(3, row_ids=["a/train/7", "a/train/2"]))
-    assert read_rollouts(tmp_path) == [{"step": 3, "row_id": "a/train/7"}, {"step": 3, "row_id": "a/train/2"}]
+def test_a_supervised_step_names_its_rows_and_what_of_them_was_trained_on(tmp_path: Path) -> None:
+    end, prompt = 1, [7, 8, 9]
+    whole = Example([*prompt, 4, 5, end], [False] * 3 + [True] * 3)
+    shifted = Example([*prompt, 4, 5, end], [False] * 2 + [True] * 3 + [False])  # one place too far to the left
+    pair = PairExample(whole, Example([*prompt, 6], [False] * 3 + [True]))  # its rejected completion does not end
+    items = [whole, shifted, pair]
+    facts = facts_of_items(items, {end})
+    record(tmp_path, StepRecord(3, row_ids=["a/train/7", "a/train/2", "a/train/5"], row_facts=facts))
+    first, second, third = read_rollouts(tmp_path)
+    assert first == {
+        "step": 3,
+        "row_id": "a/train/7",
+        "policy_version": 2,
+        "tokens": 6,
+        "trained": 3,
+        "first_trained": 3,
+        "behind": 0,
+        "ends": True,
+    }
+    assert (second["first_trained"], second["behind"], second["ends"]) == (2, 1, False)
+    assert (third["row_id"], third["tokens"], third["trained"], third["ends"]) == ("a/train/5", 10, 4, False)
+    assert metrics_of_rows(facts) == {"mask/eos": pytest.approx(1 / 3), "mask/trained": pytest.approx(10 / 3)}
 
 
 def test_a_step_that_cannot_be_written_is_said_on_the_training_thread_and_leaves_no_file(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.scout.memory import Ask, plan_memory
+from oxrl_core.config.shape import Shape, adapter_parameters, shape_of
+from swarm.scout.memory import Ask, gradient_bytes, plan_memory
 from swarm.scout.planning import Wish, plan_training
-from swarm.scout.shape import Shape, shape_of
 
 # A billion parameters in round numbers.
 ROUND = Shape(
@@ -140,3 +140,52 @@ def test_a_real_engine_holds_what_the_plan_says(stage: int, tmp_path):
         partitions = engine.engine.optimizer.single_partition_of_fp32_groups
         masters = sum(part.numel() * part.element_size() for part in partitions)
     assert optimizer_bytes(shape, ask) == pytest.approx(moments + masters, rel=0.001)  # partitions are padded
+
+
+def test_models_beside_the_policy_are_counted():
+    alone = plan_memory(ROUND, FULL)
+    critic = plan_memory(ROUND, replace(FULL, has_critic=True))
+    assert critic.beside_gib == 18.0  # 2 of weights, 4 of gradients, 12 of optimizer once more
+    assert critic.learner_gib - alone.learner_gib == pytest.approx(18.0, abs=0.01)
+    teacher = plan_memory(ROUND, replace(FULL, teacher_parameters=2**31))
+    assert teacher.learner_gib - alone.learner_gib == pytest.approx(4.0, abs=0.01)  # 2 bytes each, whole on the rank
+    judged = plan_memory(ROUND, replace(FULL, scorer_parameters=2**28))
+    assert judged.host_gib - alone.host_gib == pytest.approx(1.0, abs=0.01)  # 4 bytes each, in a process of its own
+    assert judged.learner_gib == alone.learner_gib
+
+
+def test_packed_experts_have_no_adapters():
+    config = {
+        "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 2,
+        "head_dim": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+    }  # fmt: skip
+    shape = shape_of(config, 10**9)
+    assert shape is not None
+    # q and o: 2048 + 4096 each; k and v: 2048 + 512 each; the shared expert: 3 (2048 + 512). Rank 16, two layers.
+    assert adapter_parameters(shape, 16) == 2 * 16 * (2 * 6144 + 2 * 2560 + 3 * 2560)
+    assert shape.intermediate == 8 * 512 + 512
+
+
+@pytest.mark.parametrize("slug", ["qwen3-0.6b", "qwen3.5-35b-a3b", "phi-4", "gemma-3-4b-it"])
+def test_the_check_before_a_launch_counts_the_adapters_that_the_scout_counts(slug: str):
+    from pathlib import Path
+
+    from oxrl_core.config.case import Case
+    from oxrl_core.config.check_model import ModelFacts
+    from oxrl_core.config.check_sizes import _trained_share
+    from oxrl_core.config.load import load_config
+    from oxrl_core.config.machine import this_machine
+    from oxrl_core.config.registry import entry_of_slug
+
+    entry = entry_of_slug(slug)
+    assert entry is not None
+    shape = shape_of(entry["architecture"], entry["parameters"])
+    assert shape is not None
+    text = (
+        f"run: {{name: a}}\nmodel: {{path: {entry['hub']}, lora: {{enabled: true, rank: 16}}}}\ndata: {{train: copy3}}"
+    )
+    case = Case(load_config(text).config, Path(), this_machine(Path()))
+    facts = ModelFacts(num_parameters=entry["parameters"], hidden=shape.hidden, shape=shape)
+    planned = gradient_bytes(shape, replace(FULL, lora_rank=16)) / 4  # float32 gradients of what is trained
+    assert _trained_share(case, facts) * entry["parameters"] == pytest.approx(planned)

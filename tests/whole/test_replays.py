@@ -108,7 +108,9 @@ def numbers(run: RunDir, step: int) -> dict[str, float]:
     """The metrics of a step that do not tell the time."""
     (row,) = [row for row in run.metrics() if row["step"] == step]
     times = ("time", "seconds", "tokens_per_second")
-    return {name: value for name, value in row.items() if name not in times and not name.startswith("time/")}
+    return {
+        name: value for name, value in row.items() if name not in times and not name.startswith(("time/", "memory/"))
+    }
 
 
 REPEATED = ["sft 3", "dpo 4", "kto 4", "sgrpo 4", "sgrpo 5", "ppo 2", "ppo 3", "dapo 2", "spin 5", "lora 3", "ahead 4"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -69,13 +68,11 @@ def test_copy3_is_learned_on_ray_deepspeed_and_vllm(tmp_path):
     assert processes_of(run.run_id) == []
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_sgrpo_on_two_zero3_ranks(tmp_path, lora):
+def test_sgrpo_on_two_zero3_ranks(tmp_path):
     overrides = [
         "train.steps=3",
         "train.num_workers=2",
         "deepspeed.zero_stage=3",
-        f"model.lora.enabled={json.dumps(lora)}",
         "rollout.engine=vllm",
         "train.prompts_per_step=6",
         "rollout.group_size=4",
@@ -85,7 +82,6 @@ def test_sgrpo_on_two_zero3_ranks(tmp_path, lora):
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert max(row["gap/max"] for row in rows[1:]) < 1e-4  # two sharded ranks and vLLM still speak of one policy
     assert all(row["grad_norm"] > 0 for row in rows[1:])
-    assert (run.path / "final" / "adapter").is_dir() == lora
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -203,21 +199,6 @@ def test_a_run_that_went_on_ends_bit_for_bit_like_one_that_was_never_interrupted
     assert weights[0] == weights[1]
     measured = [[(row["step"], row["reward/mean"]) for row in run.metrics(from_step=1)] for run in (whole, broken)]
     assert measured[0] == measured[1]
-
-
-def test_torchrun_trains_one_model_on_two_ranks(tmp_path):
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"),
-        *(str(ROOT / "main_sl.py"), "--config-file", "gsm8k-sft", f"data.train={GSM8K / 'train.jsonl'}"),
-        *("data.eval=[]", "model.path=miniature:qwen2.5-0.5b-instruct", "run.backend=local", "train.num_workers=2"),
-        *("train.steps=3", "train.rows_per_step=4", "deepspeed.zero_stage=2"),
-    ]
-    environment = os.environ | {"OXRL_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (run,) = [RunDir(path) for path in (tmp_path / "runs").iterdir()]
-    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
-    assert (run.path / "final" / "model.safetensors").is_file()
 
 
 def test_a_reward_that_cannot_judge_fails_the_run_with_a_next_step(tmp_path):

@@ -5,41 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.faults.define import Fault, own
-
-
-def _after_building(change: object) -> None:
-    """Has `change` called with every policy engine once it stands."""
-    from oxrl_core.engine.policy import PolicyEngine
-
-    assert callable(change)
-    build = PolicyEngine.__init__
-
-    def built(self: PolicyEngine, *arguments: object, **named: object) -> None:
-        build(self, *arguments, **named)  # type: ignore[arg-type]  # whatever it takes
-        change(self)
-
-    PolicyEngine.__init__ = built  # type: ignore[method-assign,assignment]
+from benchmarks.faults.patches import without_gradient
 
 
 def frozen_layer(_run: Path) -> None:
     """One matrix gets no gradient."""
-
-    def freeze(engine: object) -> None:
-        for name, parameter in engine.policy.named_parameters():  # type: ignore[attr-defined]
-            if "q_proj.weight" in name and ".0." in name:
-                parameter.register_hook(lambda gradient: gradient * 0)
-
-    _after_building(freeze)
+    without_gradient(lambda name: "q_proj.weight" in name and ".0." in name)
 
 
 def no_gradient(_run: Path) -> None:
     """Nothing gets a gradient."""
-
-    def freeze(engine: object) -> None:
-        for parameter in engine.policy.parameters():  # type: ignore[attr-defined]
-            parameter.register_hook(lambda gradient: gradient * 0)
-
-    _after_building(freeze)
+    without_gradient(lambda _name: True)
 
 
 def falls_at_once(_run: Path) -> None:

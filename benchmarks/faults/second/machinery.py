@@ -7,8 +7,10 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults.define import HERE, Fault, own
+from benchmarks.faults.patches import before_updates, without_gradient
 from oxrl_core.runs.rundir import RunDir
 
 PLANTS = HERE / "second_plants.py"
@@ -17,17 +19,7 @@ PATIENCE = 240.0  # seconds for a process to come back
 
 def backbone_frozen(_run: Path) -> None:
     """Everything but the embeddings and the head gets no gradient, as after a forgotten `freeze()`."""
-    from oxrl_core.engine.policy import PolicyEngine
-
-    build = PolicyEngine.__init__
-
-    def built(self: PolicyEngine, *arguments: object, **named: object) -> None:
-        build(self, *arguments, **named)  # type: ignore[arg-type]  # whatever it takes
-        for name, parameter in self.policy.named_parameters():
-            if ".layers." in name:
-                parameter.register_hook(lambda gradient: gradient * 0)
-
-    PolicyEngine.__init__ = built  # type: ignore[method-assign,assignment]
+    without_gradient(lambda name: ".layers." in name)
 
 
 def quota_spent(_run: Path) -> None:
@@ -46,30 +38,22 @@ def quota_spent(_run: Path) -> None:
 
 def segfault(_run: Path) -> None:
     """A kernel reads where it may not."""
-    from oxrl_core.engine.policy import PolicyEngine
 
-    step = PolicyEngine.step
-
-    def stepped(self: PolicyEngine) -> object:
-        if self.num_steps >= 6:
+    def crash(engine: Any) -> None:
+        if engine.num_steps >= 6:
             os.kill(os.getpid(), signal.SIGSEGV)
-        return step(self)
 
-    PolicyEngine.step = stepped  # type: ignore[method-assign,assignment]
+    before_updates(crash)
 
 
 def hangs_at_step_4(_run: Path) -> None:
     """A collective waits for a rank that never comes."""
-    from oxrl_core.engine.policy import PolicyEngine
 
-    step = PolicyEngine.step
-
-    def stepped(self: PolicyEngine) -> object:
-        if self.num_steps >= 4:
+    def hang(engine: Any) -> None:
+        if engine.num_steps >= 4:
             time.sleep(3600)
-        return step(self)
 
-    PolicyEngine.step = stepped  # type: ignore[method-assign,assignment]
+    before_updates(hang)
 
 
 def kill_every_driver(run: RunDir) -> None:

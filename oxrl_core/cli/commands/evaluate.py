@@ -44,7 +44,7 @@ def evaluate(
         limit=limit,
         samples=samples,
         temperature=temperature,
-        step=None if step < 0 else step,
+        step=step,
         overrides=overrides or [],
         key=key,
         dry_run=dry_run,

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
-from oxrl_core.diagnose.trends import median
+from oxrl_core.diagnose.trends import Point, median
 
 JUMP = 1.8  # a factor of 2 is what a forgotten or doubled gradient accumulation makes of a loss or gradient
 AROUND = 5  # steps before and after a resume
 SLOW = 5.0  # times the median step of the run
 SLOW_STEPS = 5  # in a row: one slow step is an evaluation or a checkpoint
-LEAK_STEPS, LEAK_SHARE = 20, 0.02  # memory that grows by 2 % a step for 20 steps
+LEAK_STEPS = 20
+LEAK_START = 3  # steps in which everything is allocated for the first time
+LEAK_GIB, LEAK_SHARE = 0.0625, 0.1  # what it must have grown by: less is the allocator's own to and fro
+LEAK_STEADY = 0.5  # each third of the steps grows by at least this share of an even third: a plateau is no leak
 
 
 @detector("gaps in the record")
@@ -73,14 +76,27 @@ def pace(facts: RunFacts) -> Iterator[Seen]:
 @detector("memory")
 def memory(facts: RunFacts) -> Iterator[Seen]:
     for name in sorted(name for name in facts.names if name.startswith("memory/")):
-        series = facts.series(name)[-LEAK_STEPS - 1 :]
-        if len(series) <= LEAK_STEPS:
+        # Of a run that was started again only the last start: a new process begins with little.
+        series = _since_last_fall(facts.series(name)[LEAK_START:])
+        if len(series) < LEAK_STEPS:
             continue
-        growth = [two[1] / one[1] - 1 if one[1] > 0 else 0.0 for one, two in itertools.pairwise(series)]
-        if all(share > LEAK_SHARE for share in growth):
-            told = [seen_by(name, series[0][1], series[0][0]), seen_by(name, series[-1][1], series[-1][0])]
-            yield Seen("memory_leak", 0.85, f"{name} grows by {median(growth):.0%} a step", evidence=told)
-            return
+        values = [value for _, value in series]
+        grown, third = values[-1] - values[0], (len(values) - 1) / 3
+        if grown < max(LEAK_GIB, LEAK_SHARE * values[0]):
+            continue
+        marks = [values[round(third * part)] for part in range(4)]
+        if min(two - one for one, two in itertools.pairwise(marks)) < LEAK_STEADY * grown / 3:
+            continue
+        told = [seen_by(name, values[0], series[0][0]), seen_by(name, values[-1], series[-1][0])]
+        a_step = 1024 * grown / (series[-1][0] - series[0][0])
+        yield Seen("memory_leak", 0.85, f"{name} grows by {a_step:.3g} MiB a step, evenly", evidence=told)
+        return
+
+
+def _since_last_fall(series: list[Point]) -> list[Point]:
+    """The points after the last one that is less than three quarters of the one before it."""
+    falls = [at + 1 for at, (one, two) in enumerate(itertools.pairwise(series)) if two[1] < 0.75 * one[1]]
+    return series[falls[-1] :] if falls else series
 
 
 def _step_of(event: dict[str, object]) -> int:

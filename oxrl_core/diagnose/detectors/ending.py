@@ -95,9 +95,10 @@ def _killed(text: str, what: str, facts: RunFacts, evidence: list[Evidence]) -> 
     proofs = [*(["the kernel's count of kills went up"] if kills and int(kills[1]) > 0 else [])]
     proofs += [str(event.get("message", "")) for event in low[-1:]]
     proofs += ["a worker said that memory ran out"] if NO_MEMORY.search(text.replace("(out of memory?)", "")) else []
-    grown = facts.values("memory/host_gib") or facts.values("memory/rss_gib")
-    if len(grown) > 5 and grown[-1] > 1.5 * grown[0]:
-        proofs.append(f"host memory grew from {grown[0]:.1f} to {grown[-1]:.1f} GiB")
+    for name in ("memory/driver_gib", "memory/trainer_gib"):
+        grown = facts.values(name)
+        if len(grown) > 5 and grown[-1] > 1.5 * grown[0] and not proofs:
+            proofs.append(f"{name} grew from {grown[0]:.1f} to {grown[-1]:.1f}")
     if proofs:
         made = Seen("host_out_of_memory", 0.9, f"killed by the kernel: {'; '.join(proofs)}")
     else:

@@ -9,10 +9,14 @@ from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.rows import rows_of
 from oxrl_core.diagnose.samples import Sample
-from oxrl_core.diagnose.trends import median
+from oxrl_core.diagnose.trends import median, trend
 
 CUT = 0.5  # share of completions that are cut off: half of the verdicts are on unfinished answers
 CUT_ALL = 0.9
+TAUGHT, TAUGHT_FEW = 0.5, 0.1  # share of the rows that teach their end: a warning below the first, else an error
+JOINED = 0.02  # of the held-out loss: what right prompts must at least be worth to their answers
+LEARNED = 0.8  # of its beginning: a loss above it has learned nothing yet, of prompts or of answers
+SETTLED_STEPS, SETTLED_CHANGE = 20, 0.15  # steps, and how much of its beginning the loss may still fall by
 LOST_SOME, LOST_MANY = 0.05, 0.3  # share of the training rows that never reach the model
 LEAK = 0.02  # share of held-out rows that stand in the training data too: a few may be chance
 LEAK_MANY = 0.2
@@ -56,6 +60,15 @@ def mask(facts: RunFacts) -> Iterator[Seen]:
         yield Seen("mask_coverage", 0.9, "the mask covers nothing: there is nothing to learn", evidence=told)
     elif share >= 0.999 and str(facts.setting("algorithm.name")) != "cpt" and not facts.is_rl:
         yield Seen("mask_coverage", 0.9, "the mask covers everything, prompts included", evidence=told, before=1)
+
+
+@detector("whether rows teach their end")
+def endless_rows(facts: RunFacts) -> Iterator[Seen]:
+    taught = facts.values("mask/eos")
+    if taught and str(facts.setting("algorithm.name")) != "cpt" and median(taught) < TAUGHT:
+        summary = f"{1 - median(taught):.0%} of the rows are trained on without the token that ends them"
+        told = [seen_by("mask/eos, median", median(taught), facts.step)]
+        yield Seen("no_eos", 0.9, summary, "error" if median(taught) < TAUGHT_FEW else "warning", told, before=1)
 
 
 @detector("rows that never reach the model")
@@ -128,6 +141,27 @@ def disagreeing(facts: RunFacts) -> Iterator[Seen]:
         told.append(seen_by("one of them", f"{split[0][0][-60:]!r}: {split[0][1][:100]}"))
         summary = f"{len(split)} of {len(verdicts)} comparisons or labels stand in the data both ways"
         yield Seen("contradictory_rows", 0.85, summary, evidence=told, before=1)
+
+
+@detector("what prompts say about their answers")
+def joined(facts: RunFacts) -> Iterator[Seen]:
+    """Right prompts are worth nothing to held-out answers, and the loss has stopped falling: a wrong join."""
+    gains, held_out = facts.series("eval/prompt_gain", from_step=0), facts.values("eval/loss")
+    loss = facts.series("loss")
+    late = trend(loss[len(loss) // 2 :])
+    if len(gains) < 2 or not held_out or late is None or len(loss) < SETTLED_STEPS:
+        return
+    step, gain = gains[-1]
+    first = median([value for _, value in loss[:3]])
+    # While much is still being learned, what the prompts say may be what comes next.
+    is_settled = late.change > -SETTLED_CHANGE * first and late.last < LEARNED * first
+    if gain > JOINED * held_out[-1] or not is_settled:
+        return
+    told = [seen_by("loss behind another's prompt, less behind its own", gain, step)]
+    told += [seen_by("eval/loss", held_out[-1], step), seen_by("loss, second half", late.change, facts.step)]
+    summary = "a held-out answer is as likely behind another row's prompt as behind its own: answers and prompts of "
+    summary += "the training rows do not belong together"
+    yield Seen("contradictory_rows", 0.8, summary, evidence=told, before=1)
 
 
 @detector("doubles")

@@ -132,6 +132,14 @@ def loss_course(facts: RunFacts) -> Iterator[Seen]:
     noise = abs(loss.high - loss.low)
     if loss.steps >= 20 and abs(loss.deviations) < 2 and noise < 0.02 * max(abs(first), 1e-9):
         yield Seen("loss_flat", 0.5, f"the loss stays at {loss.last:.4g}", "warning", told)
+    accuracy, held = facts.trend("preference/accuracy"), facts.values("eval/preference/accuracy")
+    if accuracy and len(held) >= 2 and accuracy.last > 0.9 and 0.35 <= held[-1] < 0.6:
+        more = [seen_by("preference/accuracy", accuracy.last, facts.step)]
+        more.append(seen_by("eval/preference/accuracy", held[-1], facts.step))
+        summary = (
+            f"{accuracy.last:.0%} of the training pairs are told apart, and of held-out ones {held[-1]:.0%}: chance"
+        )
+        yield Seen("overfitting", 0.8, summary, "error", more)
     held_out = facts.series("eval/loss", from_step=0)
     if len(held_out) >= 3 and loss.falls:
         best = min(held_out, key=lambda point: point[1])

@@ -11,7 +11,7 @@ from oxrl_core.diagnose.trends import median
 
 # Mean |trainer - sampler| per token. float32 engines differ by 1e-6, bfloat16 by 0.01; 0.1 makes ratios wrong by 10 %.
 GAP = 0.1
-GROWTH = 5.0  # last against first gap: a gap of precision stands, one of stale weights grows
+GROWTH = 5.0  # last against first gap, or old against fresh weights: a gap of precision stands, one of age grows
 
 
 @detector("trainer against sampler")
@@ -29,7 +29,15 @@ def logprob_gap(facts: RunFacts) -> Iterator[Seen]:
     ]
     is_stale = gap.last > GROWTH * max(facts.values("gap/mean")[0], 1e-6) and gap.rises
     summary = f"trainer and sampler differ by {gap.last:.3g} per token"
-    if is_stale:
+    ages = dict(facts.series("staleness"))
+    fresh = [value for step, value in facts.series("gap/mean") if ages.get(step) == 0]
+    old = [value for step, value in facts.series("gap/mean") if ages.get(step, 0) >= 1]
+    if fresh and old and median(old) > GROWTH * max(median(fresh), 1e-6):
+        oldest = max(ages, key=ages.__getitem__)
+        told.append(seen_by("steps behind, at most", ages[oldest], oldest))
+        summary += f", but by {median(fresh):.2g} with fresh weights: they are up to {ages[oldest]:g} steps old"
+        yield Seen("stale_sampler", 0.9, summary, evidence=told)
+    elif is_stale:
         summary += ", and the gap grows with every step: the sampler keeps its old weights"
         yield Seen("stale_sampler", 0.8, summary, evidence=told)
     yield Seen("logprob_gap", 0.75, summary, evidence=told)

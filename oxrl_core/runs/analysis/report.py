@@ -46,13 +46,13 @@ class ReportView(View):
 
 def write_report(run: RunDir, out: Path | None = None, diagnosis: Mapping[str, Any] | None = None) -> ReportView:
     """The report of a run as it is now, in `out` or in its folder: at most 2 MB, long curves thinned, samples fewer."""
-    redactor = Redactor(os.environ)
+    redactor = Redactor.of_this_machine(os.environ)
     facts = _facts(run, redactor, diagnosis)
     rows = run.metrics()
     page, drawn = "", {}
     for points, steps, of_a_step in SIZES:
         drawn = _drawn(run, rows, redactor, points, steps, of_a_step)
-        page = _render(facts, drawn)
+        page = redactor.without_own(_render(facts, drawn))
         if len(page.encode("utf-8", errors="replace")) <= MOST_BYTES:
             break
     path = (out or run.path / "report.html").absolute()

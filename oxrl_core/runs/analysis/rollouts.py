@@ -59,10 +59,9 @@ class TokenView(View):
     """Log-prob minus that of the reference."""
 
 
-class SampleView(View):
-    """One rollout, token by token. Texts come from the model: data, not instructions."""
+class SampleFacts(View):
+    """One rollout without its tokens. Texts come from the model: data, not instructions."""
 
-    run_id: str
     step: int
     prompt_id: str
     sample: int
@@ -77,6 +76,12 @@ class SampleView(View):
     seed: int | None = None
     prompt: str = ""
     completion: str = ""
+
+
+class SampleView(SampleFacts):
+    """One rollout, token by token. Texts come from the model: data, not instructions."""
+
+    run_id: str
     tokens: list[TokenView] = Field(default_factory=list[TokenView])
     next: str = ""
 
@@ -133,7 +138,11 @@ COLUMNS: dict[str, Column] = {
     "prompt": _plain("prompt_text"),
     "completion": _plain("completion_text"),
 }
-ROW_COLUMNS = {"step": _plain("step"), "row_id": _plain("row_id")}  # of supervised steps
+ROW_COLUMNS = {  # of supervised steps
+    name: _plain(name)
+    for name in ("step", "row_id", "policy_version", "tokens", "trained", "first_trained", "behind", "ends")
+}
+ROWS_SHOWN = ("row_id", "tokens", "trained", "first_trained", "behind", "ends")
 PART = "part."  # part.NAME: a part of the reward
 SHOWN = ("step", "prompt_id", "sample", "reward", "advantage", "delta_logprob", "length", "finish_reason", "completion")
 
@@ -154,7 +163,7 @@ def list_rollouts(
     files = select_files(run, steps)
     known = known_columns(files[0][1])
     chosen = [
-        check_column(name, list(known)) for name in columns or [name for name in (*SHOWN, "row_id") if name in known]
+        check_column(name, list(known)) for name in columns or [name for name in (*SHOWN, *ROWS_SHOWN) if name in known]
     ]
     if sort:
         check_column(sort, list(known))

@@ -14,8 +14,8 @@ import yaml
 
 from oxrl_core.algorithms.base import Algorithm, get_algorithm
 from oxrl_core.config.load import config_to_yaml
+from oxrl_core.config.registry import model_entry
 from oxrl_core.config.schema import Config
-from oxrl_core.config.sources import model_entry
 from oxrl_core.redact import Redactor
 from oxrl_core.runs.records import read_json, read_lines
 from oxrl_core.runs.rundir import RunDir
@@ -52,7 +52,8 @@ def model_card(run: RunDir, base_folder: Path | None = None) -> str:
         "Versions: " + ", ".join(f"{name} {number}" for name, number in _versions().items()) + ".",
         f"<details><summary>Configuration</summary>\n\n```yaml\n{_shown(config)}\n```\n\n</details>",
     ]
-    return f"---\n{_front_matter(front)}---\n\n" + "\n\n".join(parts) + "\n"
+    text = f"---\n{_front_matter(front)}---\n\n" + "\n\n".join(parts) + "\n"
+    return Redactor.of_this_machine(os.environ).without_own(text)
 
 
 def _front_matter(facts: Mapping[str, Any]) -> str:
@@ -145,7 +146,9 @@ def _how_to_load(config: Config, algorithm: Algorithm) -> str:
 def _shown(config: Config) -> str:
     """The configuration without secrets and without the folders of this machine."""
     plain = _without_folders(yaml.safe_load(config_to_yaml(config)))
-    return Redactor(os.environ).masked(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).strip()
+    return (
+        Redactor.of_this_machine(os.environ).masked(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).strip()
+    )
 
 
 def _without_folders(value: Any) -> Any:

@@ -63,7 +63,7 @@ def _model_folder(name: str, home: Path) -> Path:
 
 def _refused(error: Exception, repo: str, token: str) -> OxrlError:
     """Why the hub has not taken it, without the token."""
-    text = Redactor(os.environ).text(str(error).replace(token, "[token]")).strip()
+    text = Redactor.of_this_machine(os.environ).text(str(error).replace(token, "[token]")).strip()
     reason = (text.splitlines() or [type(error).__name__])[0]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):

@@ -38,3 +38,14 @@ def disk_errors(where: Path | str, go_on: str = "") -> Generator[None]:
         yield
     except OSError as error:
         raise disk_error(error, where, go_on) from error
+
+
+@contextmanager
+def disk_refusals(where: Path | str, go_on: str = "") -> Generator[None]:
+    """Within it what a full, a locked or a failing disk says is a MachineError; other errors stay what they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*FULL, errno.EROFS, errno.EIO):
+            raise
+        raise disk_error(error, where, go_on) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oxrl_core.errors import MachineError
+from oxrl_core.runs.machine.disk import disk_error
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import read_error
 
@@ -38,11 +39,7 @@ def count_oom_kills() -> int:
 
 def start_failure(error: MachineError | OSError, run: RunDir) -> dict[str, str]:
     """The error of a run whose driver could not be started."""
-    if isinstance(error, MachineError):
-        return error.as_dict()
-    return MachineError(
-        f"the run cannot be started: {error.strerror or error}", str(error.filename or run.path), "oxrl doctor"
-    ).as_dict()
+    return (error if isinstance(error, MachineError) else disk_error(error, run.path)).as_dict()
 
 
 def failure_of(run: RunDir, exit_code: int | None, tail: Sequence[str], oom_kills: int) -> dict[str, str]:
@@ -82,12 +79,12 @@ def failure_of(run: RunDir, exit_code: int | None, tail: Sequence[str], oom_kill
             "where": log,
             "next": see,
         }
-    last = _last_words(tail)
+    last, advice = _last_words(tail)
     return {
         "code": "Exited",
         "what": f"the driver exited with code {exit_code}; {f'its last words: {last}' if last else 'it said nothing'}",
         "where": log,
-        "next": see,
+        "next": advice or see,
     }
 
 
@@ -113,9 +110,10 @@ def wait_before_restart(failures: int) -> float:
     return min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (failures - 1))
 
 
-def _last_words(tail: Sequence[str]) -> str:
-    """The line of the log that most likely says why: an exception's, else the last one."""
-    for line in reversed(tail):
-        if re.match(r"^(?:\w+\.)*\w*(?:Error|Exception|Failure|Interrupt|Exit)\b.*", line):
-            return line
-    return next((line for line in reversed(tail) if line.strip()), "")
+def _last_words(tail: Sequence[str]) -> tuple[str, str]:
+    """The line of the log that most likely says why, an error's or else the last one, and the advice below it."""
+    for index in reversed(range(len(tail))):
+        if re.match(r"^(?:error: |(?:\w+\.)*\w*(?:Error|Exception|Failure|Interrupt|Exit)\b)", tail[index]):
+            advice = next((line for line in tail[index + 1 :] if line.startswith("  next: ")), "")
+            return tail[index], advice.removeprefix("  next: ")
+    return next((line for line in reversed(tail) if line.strip()), ""), ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oxrl_core.errors import ConfigError, MachineError
-from oxrl_core.runs import launch, process
+from oxrl_core.runs import launch
 from oxrl_core.runs.records import read_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import Status
@@ -43,10 +43,6 @@ def check_can_resume(run: RunDir, status: Status) -> None:
             f"the run has finished its {status.step} steps",
             run.run_id,
             "fork it with a larger train.steps, or launch a run from its model (model.path=run:<id>)",
-        )
-    if status.supervisor is not None and process.is_foreign_host(status.supervisor):
-        raise MachineError(
-            f"the run belongs to {status.supervisor.host}", str(run.path), f"there: oxrl run resume {run.run_id}"
         )
     if status.leftovers:
         raise MachineError(

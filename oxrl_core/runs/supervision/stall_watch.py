@@ -13,6 +13,7 @@ from signal import SIGKILL
 from typing import Any, Literal
 
 from oxrl_core.runs import process
+from oxrl_core.runs.logs import say_aside
 from oxrl_core.runs.process import RUN_ID_VARIABLE, ProcessIdentity
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.supervision.stall import DUMP_SECONDS, StallLimits, own_progress, quiet_seconds
@@ -90,7 +91,7 @@ class StallWatch:
         try:
             dump = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         except OSError as error:
-            print(f"stacks not written: {error}", file=sys.stderr, flush=True)
+            say_aside(f"stacks not written: {error}")
             return
         dump.returncode = 0  # the supervisor reaps it with all its other children
         self._dump = process.identify(dump.pid)
@@ -104,11 +105,6 @@ class StallWatch:
             self._dump = None
         elif time.monotonic() > self._dump_until:
             process.send_signal(self._dump, SIGKILL)
-
-    @property
-    def ends_the_driver(self) -> bool:
-        """Whether the driver is ended because it stands still, to be started again."""
-        return self.stall is not None and self._dump is None and self.policy == "restart"
 
     def failure(self) -> dict[str, str]:
         """The error of a driver that was ended for its stall."""

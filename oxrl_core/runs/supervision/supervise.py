@@ -11,7 +11,8 @@ import os
 import sys
 from contextlib import suppress
 
-from oxrl_core.errors import DeadlineError
+from oxrl_core.errors import DeadlineError, MachineError
+from oxrl_core.runs.machine.disk import disk_refusals
 from oxrl_core.runs.records import read_json
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.runs.status import ENDED_STATES
@@ -32,9 +33,10 @@ def supervise(run: RunDir, answer: int, *, adopt: bool = False, resume: bool = F
             if adopt and record is not None and record.get("state") not in ENDED_STATES:
                 Supervisor(run, record).run_to_end(answer)
             elif resume and record is not None and record.get("state") in ("stopped", "failed", "needs_input"):
-                (run.path / "stop.json").unlink(missing_ok=True)
                 message = f"it was {record['state']}; it goes on from its last checkpoint"
-                run.append_event("info", "resume_asked", message)
+                with disk_refusals(run.path):
+                    run.append_event("info", "resume_asked", message)
+                    (run.path / "stop.json").unlink(missing_ok=True)
                 Supervisor(run, resumed_record(record), resumes=True).run_to_end(answer)
             elif (run.path / "status.json").exists():
                 reply(answer, {"ok": True})  # it was launched, or stopped, before
@@ -42,6 +44,8 @@ def supervise(run: RunDir, answer: int, *, adopt: bool = False, resume: bool = F
                 Supervisor(run).run_to_end(answer)
     except DeadlineError:
         reply(answer, {"ok": True})  # another supervisor holds this run
+    except MachineError as error:  # the disk takes nothing; nothing has begun
+        reply(answer, {"error": error.as_dict()})
 
 
 def _set_subreaper() -> None:

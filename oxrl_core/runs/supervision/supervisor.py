@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,8 @@ from oxrl_core.errors import MachineError
 from oxrl_core.runs import process
 from oxrl_core.runs.clock import stamp
 from oxrl_core.runs.launch import KILL_SECONDS, TERM_SECONDS
+from oxrl_core.runs.logs import say_aside
+from oxrl_core.runs.machine.disk import disk_error
 from oxrl_core.runs.process import RUN_ID_VARIABLE, ProcessIdentity
 from oxrl_core.runs.records import read_json, write_json
 from oxrl_core.runs.rundir import RUN_FOLDER, Level, RunDir
@@ -74,6 +77,7 @@ class Supervisor:
         self.budget = Budget.of(self.spec, record or {})
         self.stalls = StallWatch(run, self.spec, self._event)
         self.was_ended = False  # for standing still
+        self.refusal: OSError | None = None  # by the disk, of the last heartbeat
         self.is_adopted = record is not None and not resumes
         self.record: dict[str, Any] = {
             "state": "starting",
@@ -82,6 +86,9 @@ class Supervisor:
             **(record or {}),
             "supervisor": _own_identity().as_dict(),
         }
+        earlier = ProcessIdentity.from_dict((record or {}).get("supervisor"))
+        if earlier is not None and earlier.boot != process.boot_id():
+            self.record["processes"] = []  # of another boot: whoever has those pids now is a stranger
         self._term_received = False
         self._progress: dict[str, Any] = {}
         self._progress_mark: tuple[int, int] | None = None
@@ -108,13 +115,14 @@ class Supervisor:
         }
         # Last: programs that write a title over their environment begin at its front.
         environment[RUN_ID_VARIABLE] = self.run.run_id
+        folder = str(self.spec.get("cwd") or ".")  # not there on a machine to which the run was moved
         (self.run.path / "error.json").unlink(missing_ok=True)
         self.record["attempt"] = stamp()
         with (self.run.logs / "driver.log").open("ab") as log:
             try:
                 driver = subprocess.Popen(
                     command,
-                    cwd=self.spec.get("cwd") or None,
+                    cwd=folder if Path(folder).is_dir() else None,
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -277,16 +285,18 @@ class Supervisor:
         self.record["processes"] = [[identity.pid, identity.start] for identity in below]
         try:
             write_json(self.run.path / "status.json", self.record, durable=durable)
+            self.refusal = None
         except OSError as error:
             if durable:
                 raise
-            print(f"{_now()} heartbeat not written: {error}", file=sys.stderr, flush=True)
+            self.refusal = error
+            say_aside(f"heartbeat not written: {error}")
 
     def _event(self, level: Level, code: str, message: str, **fields: Any) -> None:
         try:
             self.run.append_event(level, code, message, **fields)
         except OSError as error:
-            print(f"{_now()} event {code} not written: {error}", file=sys.stderr, flush=True)
+            say_aside(f"event {code} not written: {error}")
 
     # ---------------------------------------------------------------- ending
 
@@ -302,6 +312,7 @@ class Supervisor:
 
     def _goes_on(self, left: list[ProcessIdentity]) -> bool:
         """Whether the driver was started again. Else the last word is written: how it ended, and why."""
+        self._save()  # whether the disk takes anything now may be why the driver ended
         self._end_log_line()
         state = self._final_state()
         tail = self.run.read_logs(lines=_LOG_TAIL_LINES).lines if state == "failed" else []
@@ -356,7 +367,7 @@ class Supervisor:
         try:
             self.start_driver()
         except (MachineError, OSError) as second:
-            print(f"{_now()} not started again: {second}", file=sys.stderr, flush=True)
+            say_aside(f"not started again: {second}")
             self.run.write_error(start_failure(second, self.run))
             self.driver_ended, self.exit_code = True, 1
         self._save(durable=True)
@@ -385,13 +396,16 @@ class Supervisor:
         code = self.exit_code
         if code is None and not self.is_adopted:
             code = -signal.SIGKILL
-        return failure_of(self.run, code, tail, count_oom_kills() - self.oom_kills_before)
+        failure = failure_of(self.run, code, tail, count_oom_kills() - self.oom_kills_before)
+        if failure["code"] == "Exited" and self.refusal is not None:  # its last words had no room either
+            failure = disk_error(self.refusal, self.run.path, f"then oxrl run resume {self.run.run_id}").as_dict()
+        return failure
 
     def _end_log_line(self) -> None:
         try:
             self.run.end_log_line()
         except OSError as error:
-            print(f"{_now()} log not completed: {error}", file=sys.stderr, flush=True)
+            say_aside(f"log not completed: {error}")
 
     def _write_final(self, left: list[ProcessIdentity]) -> None:
         """A disk that is full now may have room in a moment: the last word is worth a minute."""
@@ -408,7 +422,7 @@ class Supervisor:
                 write_json(self.run.path / "status.json", self.record, durable=True)
                 return
             except OSError as error:
-                print(f"{_now()} final status not written: {error}", file=sys.stderr, flush=True)
+                say_aside(f"final status not written: {error}")
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
@@ -429,7 +443,3 @@ def _own_identity() -> ProcessIdentity:
     identity = process.identify(os.getpid())
     assert identity is not None  # a process can always see itself
     return identity
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")

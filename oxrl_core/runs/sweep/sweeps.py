@@ -33,10 +33,10 @@ class Trial(View):
     point: dict[str, Any]
     overrides: list[str]
     attempt: int = 0
-    """Runs of this trial that were interrupted or lost before."""
+    """Runs of this trial that were cut off before and could not go on from a checkpoint."""
     run_id: str = ""
     state: str = "waiting"
-    """waiting, refused (its configuration cannot run), or the state of its run."""
+    """waiting (to begin, or to go on), refused (its configuration cannot run), or the state of its run."""
     step: int = 0
     value: float | None = None
     """Final value of the sweep's metric: mean of the last ten rows; of an evaluation the last one."""
@@ -46,6 +46,11 @@ class Trial(View):
     @property
     def is_open(self) -> bool:
         return self.state not in (*ENDED_STATES, "refused")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its run is on its way now."""
+        return self.is_open and self.state != "waiting"
 
 
 class SweepView(View):
@@ -137,11 +142,14 @@ def refresh(home: Path, sweep: SweepView) -> None:
         except NotFoundError:
             trial.state, trial.error = "lost", "its run directory was removed"
             continue
-        trial.state, trial.step = status.state, status.step
+        trial.step = status.step
+        rows[trial.index] = run.metrics()
+        if trial.state == "waiting":  # whatever its run was stopped by, it will go on
+            continue
+        trial.state = status.state
         trial.error = f"{status.error['code']}: {status.error['what']}" if status.error else ""
         if status.stop_reason and status.state == "stopped":
             trial.error = status.stop_reason
-        rows[trial.index] = run.metrics()
     _rank(sweep, rows)
     sweep.num_finished = sum(trial.state == "finished" for trial in sweep.trials)
     sweep.num_failed = sum(trial.state in ("failed", "lost", "refused", "stopped") for trial in sweep.trials)

@@ -1,7 +1,7 @@
 """Trackers that metrics go to beside metrics.jsonl, each through its own library. One module each: open_sink(facts).
 
 A sink can neither stop nor slow a run: each has a thread and a bounded queue of its own; what does not fit is dropped,
-and an error makes one alert. The library is imported in that thread too.
+and an error makes one alert. The library is imported in that thread too, once the first step is done.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from oxrl_core.runs.rundir import RunDir
 
 WAITING_ROWS = 1000  # rows that may wait: hours of slow steps, or some seconds of quick ones
+OPENED_AT = 2  # rows: a library takes seconds to import, and the first step should not share the processor with it
 CLOSE_SECONDS = 10.0  # for all sinks together, once the run is over
 
 
@@ -52,7 +53,7 @@ class RunFacts:
 
 def facts_of(run: RunDir, config: Config) -> RunFacts:
     """The run as trackers see it: configuration by dotted key, secrets masked."""
-    redactor = Redactor(os.environ)
+    redactor = Redactor.of_this_machine(os.environ)
     flat = flatten(config.model_dump(mode="json"))
     plain = {
         key: value if isinstance(value, bool | int | float) or value is None else redactor.text(str(value))
@@ -115,6 +116,8 @@ class _Pump:
             self._say("sink_late", f"{self._name} did not finish in time: its last rows may be missing there")
 
     def _work(self) -> None:
+        while self._rows.qsize() < OPENED_AT and not self._is_over.wait(0.2):
+            pass
         try:
             module = importlib.import_module(f"{__name__}.to_{self._name}")
             sink: Sink = module.open_sink(self._facts)
@@ -147,7 +150,7 @@ class _Pump:
                     return None
 
     def _fail(self, what: str, error: Exception) -> None:
-        text = Redactor(os.environ).text(f"{type(error).__name__}: {error}").splitlines()[0][:300]
+        text = Redactor.of_this_machine(os.environ).text(f"{type(error).__name__}: {error}").splitlines()[0][:300]
         self._say("sink_failed", f"{self._name} {what} ({text}); the run goes on, metrics.jsonl has every row")
 
     def _say(self, code: str, message: str) -> None:

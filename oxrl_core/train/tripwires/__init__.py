@@ -5,8 +5,8 @@
 | weight_sync | the sampler's weights, or their version, are not the trainer's after a sync (ends the run) |
 | lora_unbound | adapters are asked for and none is bound, or the update left them as they were |
 | logprob_gap | trainer and sampler disagree about tokens, in the test before step 0 or in a step (ends the run) |
-| mask_coverage | the tokens trained on are not the completions', or their share is all, or falls to a fifth |
-| no_eos | no completion of ten steps ended by itself |
+| mask_coverage | not the completions' or the rows' tokens are trained on, or one of each, or all, or suddenly a fifth |
+| no_eos | no completion of ten steps ended by itself; half of the supervised rows do not train their end token |
 | double_bos | prompts begin with two BOS tokens |
 | truncation | over ten steps more completions than truncation_limit were cut off |
 | zero_variance | over ten steps 90 % of the groups have rewards that are all the same |

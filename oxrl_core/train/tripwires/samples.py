@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from oxrl_core.rewards.shaping import HAS_VERDICT
-from oxrl_core.train.tripwires.base import Finding, Wire, mean, median, sample_name, sample_names
+from oxrl_core.train.tripwires.base import NAMED, Finding, Wire, mean, median, sample_name, sample_names
 
 if TYPE_CHECKING:
     from oxrl_core.train.report import StepReport
@@ -17,6 +17,7 @@ WINDOW = 10  # steps that a rate is averaged over before it is judged
 ZERO_VARIANCE_LIMIT = 0.9
 COVERAGE_DROP = 0.2  # of the usual share of trained tokens
 SEEN_COVERAGES = 20
+FEW_STEPS, TAUGHT_LIMIT = 3, 0.5  # steps of rows, and the least share of them that teaches its end
 LESSONS_WITH_PROMPTS = ("examples", "pairs", "labeled")
 
 
@@ -42,18 +43,19 @@ class NotFinite(Wire):
 
 def _not_finite(report: StepReport) -> Iterator[tuple[str, str]]:
     """What is not finite, and the sample that has it. A sum is finite only if its terms are, and quick."""
-    for rollout in report.drawn:
-        name = sample_name(report.step, rollout)
-        if not math.isfinite(sum(rollout.rollout_logprobs)):
-            yield "a log-prob of the sampler", name
-        if rollout.score is not None and rollout.score.status in HAS_VERDICT and not math.isfinite(rollout.score.value):
-            yield "a reward", name
-    for rollout, logprobs in zip(report.rollouts, report.trainer_logprobs, strict=False):
-        if not math.isfinite(sum(logprobs)):
-            yield "a log-prob of the trainer", sample_name(report.step, rollout)
-    for rollout, credit in zip(report.rollouts, report.credits, strict=False):
-        if not math.isfinite(sum(credit.advantages)):
-            yield "an advantage", sample_name(report.step, rollout)
+    taught = list(zip(report.rollouts, report.trainer_logprobs, strict=False))
+    credited = list(zip(report.rollouts, report.credits, strict=False))
+    judged = [one for one in report.drawn if one.score is not None and one.score.status in HAS_VERDICT]
+    looks: list[tuple[str, list[Rollout], list[float]]] = [
+        ("a log-prob of the sampler", report.drawn, [sum(one.rollout_logprobs) for one in report.drawn]),
+        ("a reward", judged, [one.score.value for one in judged if one.score is not None]),
+        ("a log-prob of the trainer", [one for one, _ in taught], [sum(logprobs) for _, logprobs in taught]),
+        ("an advantage", [one for one, _ in credited], [sum(credit.advantages) for _, credit in credited]),
+    ]
+    for what, rollouts, values in looks:
+        if not math.isfinite(sum(values)):
+            bad = (rollout for rollout, value in zip(rollouts, values, strict=True) if not math.isfinite(value))
+            yield from ((what, sample_name(report.step, rollout)) for rollout in bad)
 
 
 class MaskCoverage(Wire):
@@ -67,6 +69,12 @@ class MaskCoverage(Wire):
             return None
         if report.trainer_logprobs:
             return self._of_completions(report)
+        if report.row_facts:
+            expected = sum(row.trained for row in report.row_facts)
+            if metrics["num_tokens"] != expected:
+                return self._of_other_tokens(report, expected)
+            if expected == len(report.row_facts) * (2 if self.facts.lesson == "pairs" else 1):
+                return self._of_one_token(report)
         coverage = metrics.get("mask/coverage")
         if coverage is None:
             return None
@@ -90,6 +98,28 @@ class MaskCoverage(Wire):
                 badness=usual / max(coverage, 1e-9),
             )
         return None
+
+    def _of_other_tokens(self, report: StepReport, expected: int) -> Finding:
+        trained = report.metrics["num_tokens"]
+        return Finding(
+            f"step {report.step} trained on {trained:g} tokens; its rows have {expected}",
+            "this is a defect of the masks; please report it with the record of this step",
+            level="error",
+            metric="num_tokens",
+            value=trained,
+            limit=float(expected),
+            badness=abs(trained - expected) / max(expected, 1),
+        )
+
+    def _of_one_token(self, report: StepReport) -> Finding:
+        return Finding(
+            f"one token of each row of step {report.step} is trained on: an answer has at least one, and its end",
+            "look at where the mask begins and ends: oxrl data inspect shows it",
+            level="error",
+            metric="mask/trained",
+            value=1.0,
+            samples=report.row_ids[:NAMED],
+        )
 
     def _of_completions(self, report: StepReport) -> Finding | None:
         drawn = sum(len(rollout.token_ids) for rollout in report.rollouts)
@@ -136,6 +166,9 @@ class NoEos(Endings):
     code = "no_eos"
 
     def look(self, report: StepReport) -> Finding | None:
+        taught = report.metrics.get("mask/eos")
+        if taught is not None and self.facts.lesson in LESSONS_WITH_PROMPTS:
+            return self._of_rows(report, taught)
         share = self.share(report)
         if share is None or share < 1.0:
             return None
@@ -148,6 +181,24 @@ class NoEos(Endings):
             value=share,
             limit=1.0,
             samples=sample_names(report.step, self.cut_off(report)),
+        )
+
+    def _of_rows(self, report: StepReport, taught: float) -> Finding | None:
+        """Supervised rows whose end is not among what is trained on."""
+        shares = self.window("taught", taught, WINDOW)
+        if len(shares) < FEW_STEPS or mean(shares) > TAUGHT_LIMIT:
+            return None
+        endless = [row for row, facts in zip(report.row_ids, report.row_facts, strict=False) if not facts.ends]
+        return Finding(
+            f"{1 - mean(shares):.0%} of the rows of the last {len(shares)} steps are trained on without their end "
+            "token: the model learns to go on for ever",
+            "look at where the mask ends (oxrl data inspect) and at the end token of the chat template; rows that are "
+            "cut at data.max_length lose theirs (data/cut)",
+            level="error" if mean(shares) == 0 else "warning",
+            metric="mask/eos",
+            value=mean(shares),
+            limit=TAUGHT_LIMIT,
+            samples=endless[:NAMED],
         )
 
 

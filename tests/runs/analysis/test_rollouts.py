@@ -96,7 +96,8 @@ def test_a_record_of_rows_is_asked_for_its_rows(run):
     recorder = Recorder(rows.rollouts)
     recorder.write(StepRecord(4, row_ids=["x/train/9", "x/train/2"]))
     recorder.close()
-    assert ask(rows, where="row_id ~ 9") == [[4, "x/train/9"]]
+    asked = ask(rows, where="row_id ~ 9", columns=["step", "row_id", "policy_version"])
+    assert asked == [[4, "x/train/9", 3]]
 
 
 def test_the_command_speaks_to_people_pipes_and_programs(run, capsys, monkeypatch):

@@ -1,10 +1,11 @@
 """The MCP server as a process: how soon it answers, what it weighs, how quick its reads are, and what kills do to it.
 
-    python benchmarks/mcp_server.py [--rounds 15] [--runs 1000] [--calls 200] [--kills 200] [--seed 0] [--only PART,...]
+    python benchmarks/mcp_calls.py [--rounds 15] [--runs 1000] [--calls 200] [--kills 200] [--seed 0] [--only PART,...]
 
 start   wall seconds to the answer of `initialize` against importing `mcp` alone, in turns; ratio of the medians  (1.1)
 weight  resident memory after `initialize`, after `tools/list` and after the reads below, in MB                   (80)
-reads   p50 and p95 of calls over the pipe on a home with so many runs, `list_runs` among them                    (2 ms)
+reads   p50 and p95 of calls on a home with so many runs, `list_runs` among them, from the last byte of a request
+        written to the last byte of its answer read: what a host waits for, without its own reading of it         (2 ms)
 kills   SIGKILL of the server at random moments around launches, by key, of a client that asks again each time:
         counted are keys with more than one run or none, answers that were given and are not true afterwards, runs
         without a supervisor, and JSON files of the home that cannot be read                                      (0)
@@ -39,6 +40,7 @@ from oxrl_core.runs.rundir import RunDir
 LIMITS = {"start": 1.1, "weight": 80.0, "reads": 2.0}
 DEADLINE_SECONDS = 60.0
 MB = 1_000_000
+NO_LIMITS = {"OXRL_MCP_CALLS_PER_SECOND": "0", "OXRL_MCP_LAUNCHES_PER_HOUR": "0"}  # no agent is as quick
 
 CONFIG = """run: {name: killed, backend: local, stop_grace_seconds: 1}
 model: {path: "miniature:chars"}
@@ -62,15 +64,18 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OXRL_HOME": str(home)},
+            env={**os.environ, "OXRL_HOME": str(home), **NO_LIMITS},
         )
         self._number = 1
         self.ask(HELLO)
 
     def send(self, message: dict[str, Any]) -> None:
+        self.write(json.dumps(message).encode() + b"\n")
+
+    def write(self, line: bytes) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.write(line)
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Gone from None
@@ -81,18 +86,21 @@ class Server:
 
     def receive(self, number: int) -> dict[str, Any]:
         """The answer to the request of this number."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
-            readable, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
-                raise TimeoutError(f"no answer in {DEADLINE_SECONDS:g} s")
-            line = self.process.stdout.readline()
-            if not line.endswith(b"\n"):
-                raise Gone
-            answer = json.loads(line)
+            answer = json.loads(self.read_line())
             if answer.get("id") == number:
                 return answer
+
+    def read_line(self) -> bytes:
+        """The next line that the server writes."""
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], DEADLINE_SECONDS)
+        if not readable:
+            raise TimeoutError(f"no answer in {DEADLINE_SECONDS:g} s")
+        line = self.process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise Gone
+        return line
 
     def request(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """The next request, numbered."""
@@ -169,9 +177,14 @@ def measure_reads(runs: int, calls: int) -> tuple[float, float]:
 
 
 def seconds_of(server: Server, tool: str, arguments: dict[str, Any]) -> float:
+    message = server.request("tools/call", {"name": tool, "arguments": arguments})
+    line = json.dumps(message).encode() + b"\n"
     began = time.perf_counter()
-    server.call(tool, **arguments)
-    return time.perf_counter() - began
+    server.write(line)
+    answer = server.read_line()
+    taken = time.perf_counter() - began
+    assert json.loads(answer)["id"] == message["id"]
+    return taken
 
 
 def measure_kills(kills: int, seed: int) -> Counter[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from swarm.scout.documents import integer_at, mapping_at
+from oxrl_core.config.mappings import integer_at, mapping_at
 
 # What a family's class takes where its config.json is silent: model_type of the text -> (heads, kv heads, head size).
 SILENT_HEADS = {"gemma3_text": (8, 4, 256), "gemma3": (8, 4, 256)}
@@ -28,6 +28,7 @@ class Shape:
     window_layers: int = 0  # layers that keep the last `window` tokens only
     window: int = 0
     is_multimodal: bool = False
+    adapted: int | None = None  # intermediate width that adapters sit on, where it is less: packed experts have none
 
     @property
     def attention_width(self) -> int:
@@ -52,9 +53,10 @@ def shape_of(config: Mapping[str, Any], parameters: int | None) -> Shape | None:
     head_dim = integer_at(text, "head_dim") or silent[2] or hidden // heads
     experts = integer_at(text, "num_experts_per_tok") or 0
     intermediate = integer_at(text, "intermediate_size") or 0
+    adapted: int | None = None
     if experts:
-        intermediate = experts * (integer_at(text, "moe_intermediate_size") or 0)
-        intermediate += integer_at(text, "shared_expert_intermediate_size") or 0
+        adapted = integer_at(text, "shared_expert_intermediate_size") or 0
+        intermediate = experts * (integer_at(text, "moe_intermediate_size") or 0) + adapted
     kinds = text.get("layer_types")
     names = [str(kind) for kind in cast("list[Any]", kinds)] if isinstance(kinds, list) else ["full_attention"] * layers
     window = integer_at(text, "sliding_window") or 0
@@ -75,4 +77,13 @@ def shape_of(config: Mapping[str, Any], parameters: int | None) -> Shape | None:
         window_layers=slides,
         window=window,
         is_multimodal=any(key in whole for key in ("vision_config", "audio_config")),
+        adapted=adapted,
     )
+
+
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of adapters of this rank on every linear layer of the decoder."""
+    h, a, k = shape.hidden, shape.attention_width, shape.kv_width
+    i = shape.intermediate if shape.adapted is None else shape.adapted
+    gated = 3 * (h + i) if i else 0
+    return shape.layers * rank * ((h + a) + 2 * (h + k) + (a + h) + gated)
