@@ -25,7 +25,7 @@ class RunDetail(RunView):
     """One run now, and what it came to."""
 
     result: dict[str, Any] = Field(default_factory=dict[str, Any])
-    """Of a replay or an evaluation that has finished."""
+    """Of a replay or an evaluation that has finished, or of an onboarding: every criterion as it was met or not."""
     config_yaml: str = ""
     report: str = ""
     """An HTML file with all that is known of the run, for a person."""
@@ -153,7 +153,7 @@ def get_run(
     ] = "brief",
 ) -> RunDetail:
     """A run now: state, step, seconds left, newest metrics, alerts, error with its next step, the result of an
-    evaluation or replay. To wait, use watch_run."""
+    evaluation, replay or onboarding. To wait, use watch_run."""
     from oxrl_core import api
     from oxrl_core.runs import launch
     from oxrl_core.runs.rundir import oxrl_home
@@ -173,6 +173,13 @@ def get_run(
     elif view.state == "finished" and view.kind == "replay":
         result = api.get_replay(view.run_id).model_dump(mode="json", exclude={"run_id", "state", "path"})
         result["differences"] = result["differences"][:5]
+    elif view.kind == "onboard":
+        from swarm.onboard.work import verification_of
+
+        verification = verification_of(run)
+        if verification is not None:
+            result = verification.model_dump(mode="json")
+            changes["next"] = "generate_config" if verification.verified else view.next
     # The result has said its own next step where it has one.
     return RunDetail(**{**view.model_dump(), **{k: _plain(v) for k, v in changes.items()}}, result=result)
 

@@ -27,7 +27,7 @@ NEXT = {
 
 def next_of(kind: str, state: str) -> str:
     """The operation to call now. What a run of another kind came to stands in its view, not in metrics."""
-    if state == "finished" and kind in ("replay", "evaluate"):
+    if state == "finished" and kind in ("replay", "evaluate", "onboard"):
         return "get_run"
     return NEXT[state]
 

@@ -236,11 +236,13 @@ def _work(algorithm: Algorithm, task: Task, dataset: str, reward: str) -> dict[s
             "name a dataset: a file, a folder, hub:<id> or a built-in one (oxrl datasets)",
         )
     name = dataset or str(getattr(task, field or "judged"))
-    found = {"data.train": Chosen(name, "asked for" if dataset else task.why)}
+    why = "two answers to each prompt, and which was preferred" if field == "pairs" else task.why
+    found = {"data.train": Chosen(name, "asked for" if dataset else why)}
     held_out = task.holds_out if field in ("judged", "shown") else "test" if name == "ultrafeedback" else "eval"
     if not dataset and held_out:
         found["data.eval"] = Chosen([{"name": name, "split": held_out}], "held out: nothing of it is trained on")
-    if judged:
+    brings_its_own = "reward.name" in preset_for(algorithm, {}, lora=False).values()  # rlhf and rlaif
+    if judged and (reward or not brings_its_own):
         found["reward.name"] = Chosen(reward or task.reward, "asked for" if reward else f"the judge of {name}")
     return found
 

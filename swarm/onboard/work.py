@@ -53,12 +53,12 @@ def onboard_item(home: Path, queue: str, item: Item, miniature_only: bool) -> Re
         status = wait_until_ended(run)
     except OxrlError as error:
         return Result(model=item.model, state="refused", error=error.what)
-    verification = read_json(run.path / "verification.json") or {}
+    verification = verification_of(run)
     return Result(
         model=item.model,
         state=status.state,
         run_id=run.run_id,
-        level=str(verification.get("level", "")) if status.state == "finished" else "",
+        level=verification.level if verification is not None and status.state == "finished" else "",
         error=str((status.error or {}).get("what", "")),
         seconds=round(time.monotonic() - began, 1),
     )
@@ -93,12 +93,18 @@ def verify_model(
     view = onboard_model(str(entry.get("model") or model), task or str(entry.get("task") or ""), home=home)
     run = RunDir(launch.find_run(home, view.run_id).path)
     status = wait_until_ended(run, say)
-    record = read_json(run.path / "verification.json")
-    if record is None or status.state != "finished":
+    verification = verification_of(run)
+    if verification is None or status.state != "finished":
         error = status.error or {}
         why = str(error.get("what") or f"the onboarding ended {status.state}")
         raise OxrlError(why, run.run_id, f"oxrl diagnose {run.run_id}")
-    return Verification.model_validate(record)
+    return verification
+
+
+def verification_of(run: RunDir) -> Verification | None:
+    """What an onboarding has found out; None where it has not come so far."""
+    record = read_json(run.path / "verification.json")
+    return None if record is None else Verification.model_validate(record)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from oxrl_core.errors import ConfigError, MachineError, ModelError
 from swarm.configure import GeneratedConfig, generate_config
 
 SLUGS = model_slugs()
-ALGORITHMS = ("sft", "sgrpo", "dpo")
+ALGORITHMS = ("sft", "dpo", "sgrpo", "ppo", "rm")
 MACHINES = ((0, 0.0), (1, 24.0), (1, 80.0), (8, 80.0))
 
 
@@ -135,6 +135,15 @@ def test_data_and_reward_that_are_asked_for_are_taken(tmp_path: Path):
     result = generate_config("qwen3-0.6b", "sgrpo", str(rows), "exact", gpus=0)
     config = load_config(result.config_yaml).config
     assert config.data.train[0].name == str(rows) and config.reward.name == "exact" and config.data.eval == ()
+
+
+def test_rlhf_waits_for_a_reward_model_and_takes_no_rule_in_its_place():
+    found = generate_config("qwen3-0.6b", "rlhf", gpus=1, gpu_memory_gib=80)
+    assert not found.valid and "reward.path" in {problem.where for problem in found.problems}
+    assert "reward.name" not in {one.key for one in found.why}
+    assert generate_config("qwen3-0.6b", "rlhf", gpus=1, gpu_memory_gib=80, reward="gsm8k").valid
+    pairs = {one.key: one.reason for one in generate_config("qwen3-0.6b", "dpo", gpus=1, gpu_memory_gib=80).why}
+    assert "preferred" in pairs["data.train"]
 
 
 def test_what_cannot_be_trained_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # talking.py, beside this file
 
 from talking import ERAS, answer, error, links_of, talk
 
+from oxrl_core.runs.records import write_json
+from oxrl_core.runs.rundir import RunDir
+from swarm.onboard.criteria import Criterion, Verification
+
 UNKNOWN = "nobody/no-such-model"  # offline, and not in the registry: nothing can be found out about it
 MINIATURE = "miniature:smollm2-135m-instruct"
 ENDED = ("finished", "failed", "stopped", "lost")
@@ -92,3 +96,16 @@ def test_no_other_run_is_steered(start: Any, era: str) -> None:
     run = start(steps=1)
     (result,) = talk(("steer_onboarding", {"run_id": run.run_id, "action": "retry"}), era=era)
     assert result.is_error and "no onboarding" in result.content[0].text and "onboard_model" in result.content[0].text  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_get_run_tells_what_an_onboarding_has_found(home: Path) -> None:
+    run = RunDir.create_from_parts(home, "onboard-a", "onboard: {}\n", {"kind": "onboard"})
+    assert "result" not in answer("get_run", run_id=run.run_id)
+    met = Criterion(name="finite", passed=True, value="12 of 12", limit="all", evidence="metrics.jsonl")
+    found = Verification(
+        model="a/b", level="miniature", verified=True, run_id="b-1", config_hash="0", criteria=[met], wall_seconds=9.0
+    )
+    write_json(run.path / "verification.json", found.model_dump(mode="json"))
+    view = answer("get_run", run_id=run.run_id)
+    assert view["result"]["verified"] is True and view["result"]["level"] == "miniature"
+    assert view["result"]["criteria"][0]["value"] == "12 of 12" and view["next"] == "generate_config"

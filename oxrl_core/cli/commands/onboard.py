@@ -43,7 +43,9 @@ def onboard(
     """Onboard a model: scout, configure, train small, repair, train, verify, archive. Exit code 1: not verified."""
     from oxrl_core.cli.watch import exit_code_of, follow_run
     from oxrl_core.errors import ConfigError
+    from oxrl_core.runs.rundir import RunDir
     from swarm.onboard import onboard_model
+    from swarm.onboard.work import verification_of
 
     if (bool(model) + (queue is not None) + all_models) != 1:
         raise ConfigError("one model, --queue FILE or --all", "oxrl onboard", "oxrl onboard Qwen/Qwen3-0.6B")
@@ -61,7 +63,11 @@ def onboard(
         return
     out.note(f"onboarding {launched.run_id} ({launched.path})")
     run = follow_run(out, launched.run_id, on_interrupt="ask")
-    show_run(out, run)
+    verification = verification_of(RunDir(launched.path)) if run.has_ended else None
+    if verification is None:
+        show_run(out, run)
+    else:
+        out.show(verification, draw_verification)
     if run.state != "finished":
         raise typer.Exit(exit_code_of(run) if run.has_ended else 0)
 
