@@ -177,10 +177,13 @@ def build_sl(config: Config, run: RunDir, progress: Progress) -> SlParts:
 
 
 def _say_misplaced(config: Config, run: RunDir, rows: RowStream, render: Callable[..., Any], tokenizer: Any) -> None:
-    """An alert where the mask of one of the first rows is not exactly the completion behind its prompt."""
+    """An alert where the mask of one of the first rows is not exactly the completion behind its prompt.
+
+    Rows with images or sound are left out: what those become stands within the prompt.
+    """
     if config.data.train_on == "all" or not is_first_rank():
         return
-    first = islice(rows.epoch_rows(0), CHECKED_ITEMS)
+    first = [row for row in islice(rows.epoch_rows(0), CHECKED_ITEMS) if not row.get("media")]
     items = ((row, item) for row in first for item in rendered([row], render))
     text = misplaced_mask(((prompt_tokens(row, tokenizer, config.data), item) for row, item in items), tokenizer)
     if text:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from oxrl_core.diagnose.samples import Samples
 from oxrl_core.diagnose.trends import Point, Trend, trend
@@ -151,6 +151,15 @@ class RunFacts:
     @property
     def stops_at_eos(self) -> bool:
         return bool(self.setting("rollout.stop_at_eos", True))
+
+    def token_text(self, token: int) -> str:
+        """A token in quotes as the run's tokenizer writes it; its number where that is not known."""
+        model: Any = (read_json(self.run.rollouts / "tokenizer.json") or {}).get("model")
+        words: Any = cast("dict[str, Any]", model).get("vocab") if isinstance(model, dict) else None
+        if not isinstance(words, dict):  # of some kinds of tokenizer it is a list of pieces
+            return f"token {token}"
+        text = next((text for text, number in cast("dict[str, Any]", words).items() if number == token), None)
+        return repr(text) if text is not None else f"token {token}"
 
     @cached_property
     def checkpoint_steps(self) -> list[int]:

@@ -23,6 +23,7 @@ class KnownRow:
     id: str
     prompt: str
     answer: str
+    completion: str = ""  # what is learned: the completion of a row, the better one of a pair
     question: str = ""  # what was judged, for rows of preferences: both completions of a pair, or the labeled one
     verdict: str = ""  # and how
 
@@ -56,6 +57,7 @@ def _load(facts: RunFacts, part: str) -> list[KnownRow]:
                             str(row.get("id", "")),
                             _text(row.get("prompt") or row.get("text") or "") + digest_of_media(row),
                             str(row.get("answer") or ""),
+                            _text(row.get("completion") or row.get("chosen") or ""),
                             *_judged(row),
                         )
                     )

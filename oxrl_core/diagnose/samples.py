@@ -12,10 +12,12 @@ from typing import Any, cast
 MAX_STEPS = 36  # files that are read: a third each from the beginning, the middle and the end of the run
 MAX_ROWS = 512  # rows of one step that are read
 MAX_TOKENS = 256  # tokens of a completion that are kept: whole reasoning traces of 36 steps would fill the memory
+MAX_DETAIL = 200  # characters
 LISTS = ("completion_token_ids", "rollout_logprobs", "trainer_logprobs", "advantages")
 COLUMNS = (
     "prompt_id", "prompt_text", "completion_token_ids", "completion_text", "rollout_logprobs", "trainer_logprobs",
-    "advantages", "score", "score_status", "score_parts", "finish_reason", "policy_version", "sample_index",
+    "advantages", "score", "score_status", "score_parts", "score_detail", "finish_reason", "policy_version",
+    "sample_index",
 )  # fmt: skip
 
 
@@ -35,6 +37,7 @@ class Sample:
     score: float | None
     status: str
     parts: dict[str, float]
+    detail: str  # of the verdict, or why there is none
     finish_reason: str
     policy_version: int
     index: int
@@ -147,6 +150,7 @@ def _sample(step: int, row: dict[str, Any]) -> Sample:
         score=float(score) if isinstance(score, (int, float)) and score == score else None,
         status=str(row.get("score_status") or ""),
         parts=parts,
+        detail=str(row.get("score_detail") or "")[:MAX_DETAIL],
         finish_reason=str(row.get("finish_reason") or ""),
         policy_version=int(row.get("policy_version") or 0),
         index=int(row.get("sample_index") or 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 MAX_HEADER = 100 * 2**20
 MAX_COMPARED = 256 * 2**20  # bytes that are compared of each side: enough for a small model, a sample of a large one
 BLOCK = 2**20
+SAMPLED_BLOCK, SAMPLED_BLOCKS = 1024, 256  # bytes, and how many such blocks of a tensor are looked at
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,23 @@ def unmoved(before: Path, after: Path) -> tuple[list[str], int]:
         if _are_equal(mine, other):
             equal.append(name)
     return equal, compared
+
+
+def zero_share(tensors: Iterable[Tensor]) -> float:
+    """The share of blocks of these tensors that hold nothing but zeros, by a sample of each; 0 where there are none."""
+    zeros = total = 0.0
+    for tensor in tensors:
+        if tensor.size < SAMPLED_BLOCK:
+            continue
+        number = min(SAMPLED_BLOCKS, tensor.size // SAMPLED_BLOCK)
+        with tensor.path.open("rb") as file:
+            hits = 0
+            for index in range(number):
+                file.seek(tensor.start + (tensor.size - SAMPLED_BLOCK) * index // max(1, number - 1))
+                hits += not any(file.read(SAMPLED_BLOCK))
+        zeros += tensor.size * hits / number
+        total += tensor.size
+    return zeros / total if total else 0.0
 
 
 def _are_equal(one: Tensor, two: Tensor) -> bool:

@@ -79,6 +79,7 @@ ROW_SCHEMA = pa.schema(  # of a supervised step
         ("first_trained", pa.int32()),
         ("behind", pa.int32()),  # tokens after the last one that is trained on
         ("ends", pa.bool_()),  # whether the token that ends the completion is trained on, and last
+        ("doubled", pa.int32()),  # the token with which it begins twice; -1 where it does not
     ]
 )
 

@@ -18,6 +18,7 @@ class RowFacts:
     first_trained: int  # place of the first token that is trained on; -1 where none is
     behind: int  # tokens after the last one that is trained on; all where none is
     ends: bool  # the last trained token of each of its rows is one that ends a completion
+    doubled: int = -1  # the token with which it begins twice, as a row with two BOS does; -1 where it does not
 
 
 def facts_of_items(items: Sequence[Any], end_ids: Collection[int]) -> list[RowFacts]:
@@ -43,6 +44,7 @@ def _facts(item: Any, end_ids: Collection[int]) -> RowFacts:
         first_trained=first.completion_mask.index(True) if lasts[0] >= 0 else -1,
         behind=len(first.token_ids) - 1 - lasts[0],
         ends=all(last >= 0 and row.token_ids[last] in end_ids for row, last in zip(rows, lasts, strict=True)),
+        doubled=first.token_ids[0] if len(set(first.token_ids[:2])) == 1 < len(first.token_ids) else -1,
     )
 
 

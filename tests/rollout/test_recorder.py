@@ -98,6 +98,7 @@ def test_a_supervised_step_names_its_rows_and_what_of_them_was_trained_on(tmp_pa
         "first_trained": 3,
         "behind": 0,
         "ends": True,
+        "doubled": -1,
     }
     assert (second["first_trained"], second["behind"], second["ends"]) == (2, 1, False)
     assert (third["row_id"], third["tokens"], third["trained"], third["ends"]) == ("a/train/5", 10, 4, False)

@@ -20,6 +20,8 @@ SAME = {
 }
 # How it ended is looked at by detectors that know more; the supervisor says `killed` of a driver that left too slowly.
 OWN = ("stalled", "disk_full", "killed", "crashed", "lost")
+# Counted in the tokens themselves: no course of a metric is needed to be sure of it.
+COUNTED = ("double_bos",)
 
 
 @detector("alerts of the run")
@@ -38,7 +40,7 @@ def alerts(facts: RunFacts) -> Iterator[Seen]:
         told = [_evidence(event) for event in events[:3]]
         times = f" ({len(events)} times)" if len(events) > 1 else ""
         # Said at once by something that watched, but about one moment: less sure than the whole course.
-        confidence = 0.8 if is_error else 0.45
+        confidence = 0.9 if cause in COUNTED else 0.8 if is_error else 0.45
         message = str(first.get("message", ""))[:200]
         yield Seen(cause, confidence, f"{message}{times}", "error" if is_error else "warning", told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
@@ -11,6 +12,7 @@ from oxrl_core.diagnose.trends import Point, median
 
 JUMP = 1.8  # a factor of 2 is what a forgotten or doubled gradient accumulation makes of a loss or gradient
 AROUND = 5  # steps before and after a resume
+STEEPER = 2.0  # times the steepest of the other steps around it, as logarithms
 SLOW = 5.0  # times the median step of the run
 SLOW_STEPS = 5  # in a row: one slow step is an evaluation or a checkpoint
 LEAK_STEPS = 20
@@ -53,6 +55,33 @@ def jumps(facts: RunFacts) -> Iterator[Seen]:
                 summary = f"{name} is {factor:.2g} times what it was before the resume at step {step}"
                 yield Seen("resume_jump", 0.8, summary, evidence=told)
                 return
+
+
+@detector("the learning rate over a resume")
+def rates(facts: RunFacts) -> Iterator[Seen]:
+    """A rate that jumps where the run went on: schedules move in small steps."""
+    series = facts.series("lr")
+    for event in facts.events:
+        if event.get("code") != "resumed":
+            continue
+        step = _step_of(event)
+        near = [point for point in series if step - AROUND < point[0] <= step + AROUND and point[1] > 0]
+        jumps = {two[0]: two[1] / one[1] for one, two in itertools.pairwise(near)}
+        behind = next((at for at in sorted(jumps) if at > step), None)
+        if behind is None or 1 / JUMP < jumps[behind] < JUMP:
+            continue
+        others = [abs(math.log(factor)) for at, factor in jumps.items() if at != behind]
+        # A warm-up doubles in its second step, and the last steps of a cosine halve: then its neighbours do so too.
+        if not others or abs(math.log(jumps[behind])) < STEEPER * max(others):
+            continue
+        before, after = [value for at, value in near if at < behind][-1], dict(near)[behind]
+        told = [seen_by("lr before", before, step), seen_by("lr after", after, behind)]
+        asked = float(facts.setting("train.lr", 0.0) or 0.0)
+        summary = f"the learning rate is {jumps[behind]:.3g} times what it was before the resume at step {step}"
+        advice = "somebody edited train.lr or its schedule between two starts; go on with the one it had"
+        numbers = {"lr": f"{asked / jumps[behind]:.4g}"}
+        yield Seen("resume_jump", 0.9, summary, evidence=told, next=advice, numbers=numbers, before=step + 1)
+        return
 
 
 @detector("pace")

@@ -38,6 +38,11 @@ WORDS = (
 )
 DISK = re.compile(r"No space left on device|[Dd]isk quota exceeded|the disk is full|Errno 28\b|ENOSPC|Errno 122\b")
 NO_MEMORY = re.compile(r"out of memory|[Cc]an(?:no|')t allocate memory|MemoryError|Errno 12\b|std::bad_alloc")
+NOT_WEIGHTS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not weights"),
+    (b"<!doctype html", "a web page, not weights"),
+    (b"<html", "a web page, not weights"),
+)
 KERNEL_KILLS = re.compile(r"killed (\d+) process")
 # A budget in the words of the supervisor, or the key of one.
 BUDGET = re.compile(r"budget|run\.max_|max_hours|max_tokens|max_gpu_hours")
@@ -115,6 +120,25 @@ def _reward_error(what: str, error: dict[str, str], evidence: list[Evidence]) ->
     else:
         cause = "verifier_errors"
     yield Seen(cause, 0.95, _line(what), evidence=evidence, next=error.get("next", ""))
+
+
+@detector("the files of the weights")
+def no_weights(facts: RunFacts) -> Iterator[Seen]:
+    """Files that are called weights and hold something else: a pointer of Git LFS, a page, or nothing."""
+    if facts.state != "failed" or facts.step or facts.initial_model is None:
+        return
+    for path in sorted(facts.initial_model.iterdir()):
+        if path.suffix not in (".safetensors", ".bin", ".pt") or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            start = file.read(64)
+        what = next((words for known, words in NOT_WEIGHTS if start.lower().startswith(known)), "")
+        what = what or ("an empty file" if not start else "")
+        if what:
+            told = [seen_by(str(path), repr(start.decode(errors="replace"))), seen_by("bytes", path.stat().st_size)]
+            advice = "fetch the file itself: `git lfs pull` in that folder, or download the model again"
+            yield Seen("wrong_request", 0.97, f"{path.name} of the model is {what}", evidence=told, next=advice)
+            return
 
 
 @detector("liveness")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
@@ -12,10 +12,14 @@ from oxrl_core.diagnose.samples import Sample, commonest
 from oxrl_core.diagnose.trends import correlation
 
 DOMINANT = 0.5  # share of prompts that get the very same completion
+MANY, TRIED = 50, 20  # completions; of the first tries, and different texts
+ENOUGH, COMMON, RARE = 0.95, 0.8, 0.6  # full marks with it; share of the late, and of the first completions with it
 MIN_PROMPTS = 8  # different prompts, before a shared answer says anything
 LENGTH_RELATED = 0.6  # correlation of length and reward within a prompt: above it length is what is paid
 GROWN = 1.3  # growth of the completions; a reasoning model that thinks longer also grows, but unpaid by length itself
 BEGINNING = 5  # steps
+PASSES = 20  # over the same prompts: recipes take 1 to 15
+APART = 0.25  # of what the reward has gained: by how much training leaves the held-out reward behind
 OPPOSED = 0.05  # of the reward's range: how far the held-out reward must have fallen
 
 
@@ -47,6 +51,49 @@ def constant_answer(facts: RunFacts) -> Iterator[Seen]:
     if held_out:
         told.append(seen_by("eval/accuracy", held_out[-1][1], held_out[-1][0]))
     yield Seen("constant_answer", 0.88 if paid else 0.6, summary, "error" if paid else "warning", told)
+
+
+@detector("one word that pays")
+def keyword(facts: RunFacts) -> Iterator[Seen]:
+    """A token that is enough for the best reward, whatever else stands there, and that all completions have come to."""
+    judged = [sample for sample in facts.samples.all() if sample.has_verdict and sample.tokens]
+    late = [sample for sample in facts.samples.late() if sample.has_verdict]
+    early = [sample for sample in facts.samples.early() if sample.has_verdict]
+    scores = [sample.score or 0.0 for sample in judged]
+    if len(late) < MANY or not early or max(scores) - min(scores) < 1e-9:
+        return
+    best = max(scores) - 0.01 * (max(scores) - min(scores))
+    begin = [sample for sample in early if sample.step == early[0].step]
+    for token, count in Counter(token for sample in late for token in set(sample.tokens)).most_common():
+        if count < COMMON * len(late):
+            return
+        with_it = [sample for sample in judged if token in sample.tokens]
+        without = [sample for sample in judged if token not in sample.tokens]
+        tried = [sample for sample in early if token in sample.tokens]
+        # An answer's form is necessary, never enough: of the first tries with it many would still be wrong.
+        if (
+            len(without) < MANY
+            or len(tried) < TRIED
+            or _share(tried, best) < ENOUGH
+            or _share(with_it, best) < ENOUGH
+            or _share(without, best) > 1 - COMMON
+            or sum(token in sample.tokens for sample in begin) > RARE * len(begin)
+            or len({sample.completion for sample in with_it}) < TRIED
+            or len({sample.prompt for sample in with_it}) < MIN_PROMPTS
+        ):
+            continue
+        shown = facts.token_text(token)
+        told = [
+            seen_by(f"share of the completions with {shown}, late", count / len(late), facts.step),
+            seen_by("full marks with it", _share(with_it, best), samples=[sample.name for sample in with_it[-3:]]),
+            seen_by("full marks without it", _share(without, best), samples=[sample.name for sample in without[:3]]),
+            *(seen_by("one of them", f"{s.prompt[-40:]!r} -> {s.completion[:60]!r}", s.step) for s in with_it[-2:]),
+        ]
+        summary = f"{shown} alone is enough: {len({s.completion for s in with_it})} different completions with it got "
+        summary += f"full marks, and {count / len(late):.0%} of the late ones have it"
+        advice = "score a wrong answer with it by hand (`oxrl score`); the reward must ask for the answer itself"
+        yield Seen("constant_answer", 0.92, summary, evidence=told, next=advice)
+        return
 
 
 @detector("length and reward")
@@ -96,6 +143,40 @@ def eval_falls(facts: RunFacts) -> Iterator[Seen]:
         yield Seen("eval_falls", 0.85, summary, evidence=told, before=max(1, best[0]))
 
 
+@detector("prompts that come again and again")
+def few_prompts(facts: RunFacts) -> Iterator[Seen]:
+    """Few prompts, each met many times; their reward goes on rising, and the held-out one has stopped."""
+    reward, held_out = facts.trend("reward/mean"), facts.series("eval/reward", from_step=0)
+    samples = facts.samples.all()
+    if reward is None or len(held_out) < 4 or not samples or not reward.rises:
+        return
+    prompts = {sample.prompt_id for sample in samples}
+    a_step = len({(sample.step, sample.prompt_id) for sample in samples}) / len(facts.samples.steps())
+    passes = a_step * facts.step / len(prompts)
+    # Steps that were not read may hold prompts that were not seen; then those that were seen hardly repeat.
+    middle = held_out[len(held_out) // 2]
+    train = facts.series("reward/mean")
+    before = [value for step, value in train if abs(step - middle[0]) <= BEGINNING]
+    if passes < PASSES or not before:
+        return
+    went_on, stayed = reward.last - statistics.fmean(before), held_out[-1][1] - middle[1]
+    apart = reward.last - held_out[-1][1]
+    if went_on < APART * reward.change or stayed > 0.25 * went_on or apart < APART * reward.change:
+        return
+    told = [
+        seen_by("different prompts", len(prompts)),
+        seen_by("times that each was met", passes, facts.step),
+        seen_by("reward/mean, since the middle evaluation", went_on, facts.step),
+        seen_by("eval/reward, since then", stayed, held_out[-1][0]),
+    ]
+    summary = f"{len(prompts)} prompts, each met about {passes:.0f} times: their reward goes on rising (+{went_on:.2g} "
+    summary += f"since step {middle[0]}), the held-out reward does not ({stayed:+.2g})"
+    asked = int(facts.setting("train.prompts_per_step", 1)) * facts.step
+    advice = "more prompts: look at data.train's limit and split"
+    numbers = {"limit": str(asked)}
+    yield Seen("overfitting", 0.85, summary, "error", told, next=advice, numbers=numbers, before=middle[0])
+
+
 @detector("verdict against shaped reward")
 def shaped_reward(facts: RunFacts) -> Iterator[Seen]:
     raw, shaped = facts.trend("reward/mean"), facts.trend("reward/shaped")
@@ -123,6 +204,11 @@ def part_hacking(facts: RunFacts) -> Iterator[Seen]:
         told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
         summary = f"{up} rose by {moved[up]:.2g} while {down} fell by {-moved[down]:.2g}"
         yield Seen("part_hacking", 0.8, summary, "warning", told)
+
+
+def _share(samples: list[Sample], best: float) -> float:
+    """The share of these samples that have full marks."""
+    return sum((sample.score or 0.0) >= best for sample in samples) / len(samples)
 
 
 def _parts(samples: list[Sample]) -> dict[str, list[float]]:

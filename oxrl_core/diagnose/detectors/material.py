@@ -109,14 +109,20 @@ def leak(facts: RunFacts) -> Iterator[Seen]:
 
 @detector("answers of the rows")
 def answers(facts: RunFacts) -> Iterator[Seen]:
-    rows = [row for row in rows_of(facts, "train") if row.answer]
+    known = rows_of(facts, "train")
+    for what, texts in (
+        ("reference", [(row, row.answer) for row in known if row.answer and facts.is_rl]),
+        ("completion", [(row, row.completion) for row in known if row.completion and not facts.is_rl]),
+    ):
+        echoes = [row for row, text in texts if text.strip() == row.prompt.strip()]
+        if len(texts) >= 10 and len(echoes) > 0.9 * len(texts):
+            share, names = len(echoes) / len(texts), [row.id for row in echoes[:3]]
+            told = [seen_by(f"{what} equal to the prompt", share, samples=names)]
+            summary = f"the {what} of {len(echoes)} of {len(texts)} rows is the prompt itself"
+            yield Seen("answer_is_prompt", 0.97, summary, evidence=told, before=1)
+    rows = [row for row in known if row.answer]
     if len(rows) < 10:
         return
-    echoes = [row for row in rows if row.answer.strip() == row.prompt.strip()]
-    if len(echoes) > 0.9 * len(rows):
-        told = [seen_by("answer equal to the prompt", len(echoes) / len(rows), samples=[row.id for row in echoes[:3]])]
-        summary = f"the reference of {len(echoes)} of {len(rows)} rows is the prompt itself"
-        yield Seen("answer_is_prompt", 0.97, summary, evidence=told, before=1)
     by_prompt: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         by_prompt[row.prompt].add(row.answer)
@@ -167,8 +173,10 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
 @detector("doubles")
 def doubles(facts: RunFacts) -> Iterator[Seen]:
     rows = rows_of(facts, "train")
-    prompts = {(row.prompt, row.answer) for row in rows}
-    if len(rows) >= 30 and len(rows) > DOUBLES * len(prompts) and all(row.answer for row in rows):
+    prompts = {(row.prompt, row.answer, row.completion, row.question, row.verdict) for row in rows}
+    # Without any of these a row is its prompt alone, or a text that was not read.
+    is_whole = all(row.answer or row.completion or row.question for row in rows)
+    if len(rows) >= 30 and len(rows) > DOUBLES * len(prompts) and is_whole:
         told = [seen_by("rows", len(rows)), seen_by("different rows", len(prompts))]
         severity = "error" if len(rows) > 10 * len(prompts) else "warning"
         yield Seen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
@@ -20,6 +21,7 @@ LEAST_WAY = 1e-6
 # (GPT-3's table falls alike: 6e-4 at 1.3e8, 0.6e-4 at 1.7e11). Only together with a collapse does it say anything.
 LR_AT_MILLION = 3e-2
 LR_POWER = 0.4
+LONG, AT_CHANCE = 30, 0.08  # steps; a hundred held-out pairs at chance lie within 0.1 of a half
 FLOOR_SHARE = 0.01  # of the peak: nothing more is learned there
 FLOOR_STEPS = 0.2  # of the run spent there
 
@@ -203,6 +205,12 @@ def _labels_inverted(facts: RunFacts) -> Iterator[Seen]:
         yield Seen("learns_backwards", 0.85, summary, evidence=told, before=1)
 
 
+def held_out_accuracy(facts: RunFacts) -> float | None:
+    """The mean accuracy on held-out pairs over the second half of three evaluations or more; None of fewer."""
+    held = facts.values("eval/preference/accuracy")
+    return statistics.fmean(held[len(held) // 2 :]) if len(held) >= 3 else None
+
+
 def highest_lr(facts: RunFacts) -> float:
     """The highest learning rate that models of this size are seen to bear; adapters bear ten times as much."""
     from oxrl_core.diagnose.weights import num_parameters
@@ -226,6 +234,9 @@ def _collapse(facts: RunFacts) -> str:
         dead = longest_end(facts.series("grad_norm"), lambda value: value == 0.0)
         if dead >= DEAD_STEPS and gradients[0] > 0:
             return f"the gradient has been exactly 0 for {dead} steps"
+        held = held_out_accuracy(facts)
+        if held is not None and len(gradients) >= LONG and abs(held - 0.5) < AT_CHANCE:
+            return f"after {len(gradients)} steps held-out pairs are told apart in {held:.0%}, as by a coin"
         return ""
     entropy, reward = trend(facts.series("entropy")), trend(facts.series("reward/mean"))
     best = max((sample.score or 0.0 for sample in facts.samples.all()), default=1.0) or 1.0

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.trends import median
 from oxrl_core.diagnose.weights import num_parameters
+
+# What only a run that draws reads, and what only one that takes its completions from rows does. Keys that say how the
+# machine is used (engine, workers) may well stand in a configuration that is shared by both.
+DRAWING_KEYS = (
+    "rollout.temperature", "rollout.top_p", "rollout.top_k", "rollout.group_size", "rollout.max_completion_tokens",
+    "train.prompts_per_step",
+)  # fmt: skip
+ROW_KEYS = ("train.rows_per_step", "data.train_on")
 
 # AdamW divides a gradient by its own size + eps: from there on eps, not the gradient, says how far a weight moves.
 DAMPED, STOPPED = 0.1, 0.01  # share of lr that is left of a typical update: noticeable; nearly nothing
@@ -31,6 +40,39 @@ def idle(facts: RunFacts) -> Iterator[Seen]:
     if found:
         told = [seen_by(one.key, one.reason) for one in found[:4]]
         yield Seen("config_idle", 0.6, f"{found[0].key}: {found[0].reason}", "warning", told, next=found[0].fix)
+
+
+@detector("keys of another kind of training")
+def unread(facts: RunFacts) -> Iterator[Seen]:
+    """Values for the drawing of completions in a run that draws none, and the other way round."""
+    config = facts.config
+    if config is None:
+        return
+    from oxrl_core.algorithms.base import get_algorithm
+    from oxrl_core.config.keys import section_of
+    from oxrl_core.config.presets import preset_for
+    from oxrl_core.errors import OxrlError
+
+    try:
+        algorithm = get_algorithm(config.algorithm.name)
+    except OxrlError:  # an own loss whose file is not here any more
+        return
+    values = config.model_dump()
+    preset = preset_for(algorithm, values, lora=config.model.lora.enabled).values()
+    found: list[str] = []
+    for key in DRAWING_KEYS if algorithm.kind == "sl" else ROW_KEYS if algorithm.lesson == "advantages" else ():
+        section, name = key.split(".")
+        fields = section_of(key)
+        default: Any = fields.model_fields[name].default if fields is not None else None
+        if values[section][name] not in (default, preset.get(key, default)):
+            found.append(key)
+    if not found:
+        return
+    what = "draws no completions" if algorithm.kind == "sl" else "takes no rows of completions"
+    told = [seen_by(key, str(facts.setting(key))) for key in found]
+    summary = f"{', '.join(found)}: {algorithm.name} {what}, so {'they have' if len(found) > 1 else 'it has'} no effect"
+    advice = f"remove {'them' if len(found) > 1 else 'it'}; or choose an algorithm that reads {found[0]}"
+    yield Seen("config_idle", 0.7, summary, "warning", told, next=advice)
 
 
 @detector("the optimizer's epsilon")

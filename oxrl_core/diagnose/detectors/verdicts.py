@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -17,6 +18,12 @@ MANY = 200  # rollouts
 DEAD_GROUPS = 0.9  # share of groups with one reward
 ERRORS_SOME, ERRORS_MANY = 0.05, 0.3  # share of completions without a verdict: noticeable; a run on what is left
 REPEATED = 20  # completions seen twice with a verdict each, before their consistency says something
+# A process that is gone, in the words of the pool of verifiers or of the sandbox.
+DIED = re.compile(r"process (ended|died|was killed|is gone)|exit code|Broken ?pipe|signal \d+|SIG(SEGV|KILL|ABRT|BUS)")
+DEATHS, DEATHS_SHARE = 3, 0.01  # fewer may be the machine's fault
+SMALL_GROUP, USUAL_GROUP = 4, 8
+LIKE_EXPECTED = 0.1
+DULL = 0.6  # share of small groups with one reward, from which on most of the drawing is for nothing
 FLAT_STEPS = 20
 PAIRS = 200  # tokens seen at two steps, before their direction says something
 UNSURE = -3.0  # log-prob of a completion: one in twenty
@@ -55,6 +62,7 @@ def constant(facts: RunFacts) -> Iterator[Seen]:
 def errors(facts: RunFacts) -> Iterator[Seen]:
     share = facts.trend("reward/errors")
     if share is None or share.last < ERRORS_SOME:
+        yield from _dead_verifiers(facts)
         return
     bad = [sample for sample in facts.samples.all() if sample.status in ("error", "timeout")]
     late = [sample for sample in bad if sample.status == "timeout"]
@@ -68,6 +76,19 @@ def errors(facts: RunFacts) -> Iterator[Seen]:
     else:
         summary = f"{share.last:.0%} of the completions have no verdict: the verifier fails on them"
         yield Seen("verifier_errors", 0.9, summary, severity, [*told, *waited])
+
+
+def _dead_verifiers(facts: RunFacts) -> Iterator[Seen]:
+    """A crash costs a new process and says nothing of the completion: a few are a defect of the verifier."""
+    judged = facts.samples.all()
+    dead = [sample for sample in judged if sample.status == "error" and DIED.search(sample.detail)]
+    if len(dead) < DEATHS or len(dead) < DEATHS_SHARE * len(judged):
+        return
+    told = [seen_by("verdicts without", len(dead) / len(judged), dead[-1].step, [sample.name for sample in dead[:3]])]
+    told.append(seen_by("why", dead[0].detail, dead[0].step))
+    told.append(seen_by("one of these completions", repr(dead[0].completion[:80]), dead[0].step))
+    summary = f"the verifier's process died on {len(dead)} of {len(judged)} completions"
+    yield Seen("verifier_errors", 0.85, summary, "warning", told, before=1)
 
 
 @detector("one completion, one verdict")
@@ -118,6 +139,32 @@ def zero_variance(facts: RunFacts) -> Iterator[Seen]:
     else:
         severity = "info" if rose and level > 0.5 else "error"
         yield Seen("zero_variance", 0.7, f"{values[-1]:.0%} of the groups have one reward", severity, told)
+
+
+@detector("the size of the groups")
+def small_groups(facts: RunFacts) -> Iterator[Seen]:
+    """Most groups have one reward only because they are small: the same verdicts in larger ones would differ."""
+    size = int(facts.setting("rollout.group_size", USUAL_GROUP) or USUAL_GROUP)
+    shares, means = facts.values("groups/zero_variance"), facts.values("reward/mean")
+    if not facts.is_rl or not 1 < size <= SMALL_GROUP or len(shares) < SURE_STEPS or median(shares) < DULL:
+        return
+    scores = {round(sample.score or 0.0, 9) for sample in facts.samples.all() if sample.has_verdict}
+    if len(scores) != 2:  # of a reward of many values no share can be worked out
+        return
+    low, high = min(scores), max(scores)
+    chance = (median(means) - low) / (high - low)
+    larger = chance**USUAL_GROUP + (1 - chance) ** USUAL_GROUP
+    # Where prompts are of very different difficulty, more groups are alike than this, and larger ones would be too.
+    expected = chance**size + (1 - chance) ** size
+    if not 0 < chance < 1 or larger > median(shares) / 2 or median(shares) > expected + LIKE_EXPECTED:
+        return
+    told = [seen_by("groups/zero_variance, median", median(shares), facts.step)]
+    told += [seen_by("rollout.group_size", size), seen_by("reward/mean, median", median(means), facts.step)]
+    summary = f"{median(shares):.0%} of the groups of {size} have one reward; of groups of {USUAL_GROUP} with as many "
+    summary += f"right answers it would be about {larger:.0%}"
+    advice = f"set rollout.group_size to {USUAL_GROUP} or more, with fewer prompts a step for the same work"
+    numbers = {"group_size": str(USUAL_GROUP)}
+    yield Seen("zero_variance", 0.75, summary, "warning", told, next=advice, numbers=numbers, before=1)
 
 
 @detector("groups of one completion")

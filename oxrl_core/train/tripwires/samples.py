@@ -232,15 +232,21 @@ class DoubleBos(Wire):
         if bos is None:
             return None
         wrong = [rollout for rollout in report.drawn if rollout.prompt.token_ids[:2] == [bos, bos]]
-        if not wrong:
+        names = sample_names(report.step, wrong)
+        number, of, what = len(wrong), len(report.drawn), "prompts"
+        if report.row_facts:
+            rows = zip(report.row_ids, report.row_facts, strict=False)
+            names = [row for row, facts in rows if facts.doubled == bos]
+            number, of, what = sum(facts.doubled == bos for facts in report.row_facts), len(report.row_facts), "rows"
+        if not number:
             return None
         return Finding(
-            f"{len(wrong)} of {len(report.drawn)} prompts of step {report.step} begin with two BOS tokens",
+            f"{number} of {of} {what} of step {report.step} begin with two BOS tokens",
             "take BOS out of the text of the prompts, or out of the chat template",
             metric="prompt/double_bos",
-            value=len(wrong) / len(report.drawn),
+            value=number / of,
             limit=0.0,
-            samples=sample_names(report.step, wrong),
+            samples=names[:NAMED],
         )
 
 

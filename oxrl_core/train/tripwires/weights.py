@@ -65,7 +65,7 @@ class GradientDead(Wire):
     def look(self, report: StepReport) -> Finding | None:
         dead = report.metrics.get("gradient/dead", 0.0)
         if dead < 1:
-            return None
+            return self._of_critic(report)
         names = list(self.facts.dead_parameters())
         whole = report.metrics.get("grad_norm") == 0.0
         return Finding(
@@ -83,5 +83,19 @@ class GradientDead(Wire):
             value=dead,
             limit=0.0,
             parameters=names[:NAMED],
+            badness=dead,
+        )
+
+    def _of_critic(self, report: StepReport) -> Finding | None:
+        """The same of a critic with weights of its own."""
+        dead = report.metrics.get("value/gradient/dead", 0.0)
+        if dead < 1:
+            return None
+        return Finding(
+            f"{dead:g} parameters of the critic have had a gradient of exactly zero for 5 updates (step {report.step})",
+            "look for what cuts them off from the critic's loss, as states that are detached",
+            metric="value/gradient/dead",
+            value=dead,
+            limit=0.0,
             badness=dead,
         )

@@ -15,9 +15,11 @@ from oxrl_core.config.tripwires import TRIPWIRE_CODES
 from oxrl_core.errors import LogprobGapError, NumericsError, TripwireError
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.train.report import StepReport
+from oxrl_core.train.row_facts import facts_of_items
 from oxrl_core.train.tripwires import CODES, Tripwires
 from oxrl_core.train.tripwires.base import Bell, Facts, Finding
-from oxrl_core.types import Credit, Prompt, Rollout, Score
+from oxrl_core.train.tripwires.facts import bos_of
+from oxrl_core.types import Credit, Example, Prompt, Rollout, Score
 
 BASE = {"run": {"name": "wires"}, "model": {"path": "miniature:chars"}, "data": {"train": "reverse3"}}
 
@@ -123,6 +125,28 @@ def test_two_bos_tokens_are_seen(wires):
     assert play(panel, [{"loss": 1}], [drawn(0, prompt=(2, 5)), drawn(1, prompt=(2, 2, 5))]) == ["double_bos@1"]
     assert alerts(panel)[0]["samples"] == ["1/p/train/7/1"]
     assert play(wires(), [{"loss": 1}], [drawn(0, prompt=(2, 2))]) == []
+
+
+def test_two_bos_tokens_of_supervised_rows_are_seen(wires):
+    rows = [Example([2, 2, 5, 1], [False, False, True, True]), Example([2, 5, 5, 1], [False, False, True, True])]
+    panel = wires(bos_token_id=2, lesson="examples")
+    panel.look(StepReport(1, {"loss": 1.0}, row_ids=["a/train/3", "a/train/4"], row_facts=facts_of_items(rows, {1})))
+    assert [(event["code"], event["value"], event["samples"]) for event in alerts(panel)] == [
+        ("double_bos", 0.5, ["a/train/3"])
+    ]
+
+
+def test_bos_is_what_the_tokenizer_writes_and_else_what_the_model_names(tmp_path):
+    assert bos_of({"text_config": {"bos_token_id": 7}}, tmp_path) == 7
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 3, "content": "<s>"}]}))
+    assert bos_of({"bos_token_id": None}, tmp_path) == bos_of({"bos_token_id": 7}, tmp_path) == 3
+
+
+def test_a_critic_that_is_cut_off_is_said(wires):
+    panel = wires()
+    assert play(panel, [{"value/gradient/dead": 0.0}, {"value/gradient/dead": 24.0}]) == ["gradient_dead@2"]
+    assert "24 parameters of the critic" in alerts(panel)[0]["message"]
 
 
 def test_groups_without_variance(wires):
