@@ -213,7 +213,7 @@ def test_the_environment_is_described_with_fixes(era: str, home: Path) -> None:
 
 
 def test_runs_go_on_when_their_server_has_gone(start: Callable[..., RunDir]) -> None:
-    run = start(steps=30, seconds=0.05)
+    run = start(steps=30, seconds=0.3)
     first = answer("watch_run", run_id=run.run_id, until="progress", wait_seconds=5)["step"]
     wait_for_end(run)  # no server lives here
     assert answer("get_run", run_id=run.run_id)["step"] == 30 > first
