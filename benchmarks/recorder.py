@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHAPES: dict[str, list[str]] = {
     "microscopic": [],
-    "realistic": ["model.path=miniature:qwen2.5-0.5b-instruct"],
+    "realistic": ["model.path=miniature:qwen2.5-0.5b-instruct", "data.max_prompt_tokens=96", "data.max_length=256"],
 }
 LONGER = [  # of completions that are drawn: none ends before its last token, so that a step takes seconds
     "rollout.max_completion_tokens=128",
