@@ -89,7 +89,7 @@ def start(run_dir: Path, work: str) -> Child:
         os.dup2(log, 1)
         os.dup2(log, 2)
         code = WORK[work](run_dir)
-    except BaseException:
+    except Exception:  # the last frame of this process: its log gets the word, its parent the code
         traceback.print_exc()
     finally:
         sys.stdout.flush()

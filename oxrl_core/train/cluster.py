@@ -158,7 +158,7 @@ def _connect(config: Config) -> list[psutil.Process]:
         return _start(time.monotonic() + config.run.start_timeout_seconds)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
+    except Exception as error:  # Ray raises plain ones as well as its own; the user gets all of them with a next step
         raise _not_connected("joined", f"run.ray_address={address}", error) from error
     return []
 
@@ -178,7 +178,7 @@ def _start(deadline: float) -> list[psutil.Process]:
                 _node_ip_address="127.0.0.1",
             )
             return _children_since(before)
-        except Exception as error:
+        except Exception as error:  # of daemons that are late Ray raises a plain one
             ray.shutdown()
             _kill(_children_since(before))
             if TOO_LATE not in str(error) or time.monotonic() > deadline:
