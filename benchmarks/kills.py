@@ -144,8 +144,11 @@ def valid_step(run: RunDir) -> int:
     return next((step_of(folder) for folder in folders if read_manifest(folder) is not None), 0)
 
 
-def wait_for_a_moment(attempt: Attempt, dice: random.Random, seconds: float, kind: int) -> None:
-    """Returns at a random moment of the attempt (0), of its steps (1) or of a save (2); or when the attempt is over."""
+def wait_for_a_moment(attempt: Attempt, dice: random.Random, whole: float, steps: float, kind: int) -> None:
+    """Returns at a random moment of the attempt (0), of its steps (1) or of a save (2); or when the attempt is over.
+
+    `whole` and `steps` are the seconds that the undisturbed run took, and that its steps took.
+    """
     is_there = {
         0: lambda: True,
         1: lambda: is_past_loading(attempt),
@@ -154,7 +157,7 @@ def wait_for_a_moment(attempt: Attempt, dice: random.Random, seconds: float, kin
     end = time.monotonic() + ATTEMPT_SECONDS
     while not is_there() and time.monotonic() < end and not attempt.is_over:
         time.sleep(0.001)
-    end = time.monotonic() + dice.uniform(0.0, {0: seconds, 1: 0.3 * seconds, 2: 0.02}[kind])
+    end = time.monotonic() + dice.uniform(0.0, {0: whole, 1: steps, 2: 0.02}[kind])
     while time.monotonic() < end and not attempt.is_over:
         time.sleep(min(0.01, max(0.0, end - time.monotonic())))
 
@@ -188,7 +191,8 @@ def kill_until_done(
         raise SystemExit(f"{name}: the undisturbed run failed: {tail}")
     seconds = time.monotonic() - attempt.started
     expected = outcome(undisturbed)
-    steps = [row["step"] for row in expected["metrics"]]
+    rows = list(read_lines(undisturbed.path / "metrics.jsonl"))
+    steps, stepping = [row["step"] for row in rows], rows[-1]["time"] - rows[0]["time"]
     done = 0
     while done < kills:
         run = create(home, name, server is None)
@@ -196,7 +200,7 @@ def kill_until_done(
             attempt = Attempt(run, server)
             is_last = done >= kills
             if not is_last:
-                wait_for_a_moment(attempt, dice, seconds, kind=done % 3)
+                wait_for_a_moment(attempt, dice, seconds, stepping, kind=done % 3)
             if not is_last and not attempt.is_over:
                 phase = str((read_json(run.path / "progress.json") or {}).get("phase", "before any word"))
                 attempt.kill(victim(attempt, dice, server is None))

@@ -1,6 +1,9 @@
 """The MCP server as a process: how soon it answers, what it weighs, how quick its reads are, and what kills do to it.
 
-    python benchmarks/mcp_calls.py [--rounds 15] [--runs 1000] [--calls 200] [--kills 200] [--seed 0] [--only PART,...]
+    PYTHONPATH=. python benchmarks/mcp_calls.py [--rounds 15] [--runs 1000] [--calls 200] [--kills 200] [--seed 0]
+                                                [--only PART,...]
+
+Run it from the root of the repository, as a file: benchmarks/ is a folder of programs and no package.
 
 start   wall seconds to the answer of `initialize` against importing `mcp` alone, in turns; ratio of the medians  (1.1)
 weight  resident memory after `initialize`, after `tools/list` and after the reads below, in MB                   (80)

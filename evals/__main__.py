@@ -126,7 +126,7 @@ def run_client(words: list[str], folder: Path, seconds: float) -> tuple[int, str
         )  # fmt: skip
         return done.returncode, done.stdout
     except subprocess.TimeoutExpired as error:
-        out = error.stdout or b""
+        out: Any = error.stdout or b""  # bytes, also where text was asked for
         return 124, out.decode(errors="replace") if isinstance(out, bytes) else out
     except FileNotFoundError:
         raise SystemExit(f"{words[0]} is not on the PATH; next: install it, or pass --client command") from None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 
 class Counter:
@@ -24,7 +24,7 @@ class Counter:
     def asked(self, message: dict[str, Any]) -> None:
         """Notes a request."""
         if message.get("method") in ("tools/call", "tools/list") and "id" in message:
-            parameters = message.get("params") or {}
+            parameters: dict[str, Any] = message.get("params") or {}
             given = json.dumps(parameters.get("arguments") or {}, separators=(",", ":"), ensure_ascii=False)
             with self._lock:
                 self._asked[message["id"]] = {
@@ -39,22 +39,21 @@ class Counter:
             record = self._asked.pop(message.get("id"), None)
             if record is None or "method" in message:
                 return
-            result = message.get("result") or {}
+            result: dict[str, Any] = message.get("result") or {}
             if record["method"] == "tools/list":
                 # What hosts put in front of the model: no output schemas.
-                read = [
-                    [tool.get("name"), tool.get("description"), tool.get("inputSchema")]
-                    for tool in result.get("tools", [])
-                ]
+                tools: list[dict[str, Any]] = result.get("tools", [])
+                read = [[tool.get("name"), tool.get("description"), tool.get("inputSchema")] for tool in tools]
                 record["answer"] = len(json.dumps(read, separators=(",", ":"), ensure_ascii=False))
             else:
-                record["answer"] = sum(len(str(block.get("text", ""))) for block in result.get("content", []))
+                blocks: list[dict[str, Any]] = result.get("content", [])
+                record["answer"] = sum(len(str(block.get("text", ""))) for block in blocks)
             record["error"] = bool(result.get("isError") or "error" in message)
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 
-def carry(source: BinaryIO, target: BinaryIO, note: Any) -> None:
+def carry(source: IO[bytes], target: IO[bytes], note: Any) -> None:
     """Passes lines on until the source ends, then ends the target."""
     for line in source:
         try:

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 RULES = (
     "Use the tools of the MCP server `oxrl` for everything. End your answer with one line that holds one JSON object, "
@@ -88,7 +88,7 @@ def answer_of(text: str) -> dict[str, Any]:
         except ValueError:
             continue
         if isinstance(found, dict):
-            return found
+            return cast("dict[str, Any]", found)
     return {}
 
 

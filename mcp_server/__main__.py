@@ -40,7 +40,9 @@ def main() -> None:
         # Beside the first messages: a run whose supervisor died while nobody looked gets another one.
         threading.Thread(target=_adopt_orphans, daemon=True).start()
         if arguments.http is None:
-            server.run()
+            from mcp_server.pipes import serve_pipes
+
+            serve_pipes(server)
         else:
             from mcp_server.http import serve
 

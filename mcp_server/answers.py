@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
 import re
@@ -29,6 +30,12 @@ class Pictured(View):
     """An answer with a picture beside its JSON."""
 
     _picture: bytes = PrivateAttr(default=b"")
+
+
+class Settled(View):
+    """An object that is never changed: it is told once."""
+
+    _told: dict[str, Any] | None = PrivateAttr(default=None)
 
 
 def compact_json(value: Any) -> str:
@@ -60,13 +67,13 @@ def told(value: Any, *, own: bool = False) -> Any:
         return in_tools(value) if own and isinstance(value, str) else value
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Settled):
+        kept = value.__pydantic_private__ or {}  # by its name it would be found five times as slowly
+        if kept.get("_told") is None:
+            value._told = _told_fields(value)  # pyright: ignore[reportPrivateUsage]
+        return (value.__pydantic_private__ or {})["_told"]
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: told(item, own=name in OWN_WORDS)
-            for name, item in value.__dict__.items()
-            if item or not _is_unset(item, fields[name])
-        }
+        return _told_fields(value)
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value).items()
         return {str(key): told(item, own=key in OWN_WORDS) for key, item in items}
@@ -75,9 +82,24 @@ def told(value: Any, *, own: bool = False) -> Any:
     return told(to_jsonable_python(value), own=own)
 
 
-def _is_unset(item: Any, field: Any) -> bool:
-    """Whether a field that is empty is so by default. A zero and a False are no emptiness."""
-    return item in ("", [], {}, None, ()) and item == field.get_default(call_default_factory=True)
+def _told_fields(value: BaseModel) -> dict[str, Any]:
+    unset = _unset_fields(type(value))
+    return {
+        name: told(item, own=name in OWN_WORDS)
+        for name, item in value.__dict__.items()
+        if item or name not in unset or item != unset[name]
+    }
+
+
+@functools.cache
+def _unset_fields(kind: type[BaseModel]) -> dict[str, Any]:
+    """The fields that are empty where nobody set them, and what they are then. A zero and a False are no emptiness."""
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+        if not field.is_required()
+    }
+    return {name: value for name, value in defaults.items() if value in ("", [], {}, None, ())}
 
 
 def refusal(code: str, what: str, where: str = "", next_step: str = "") -> CallToolResult:

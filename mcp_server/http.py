@@ -56,6 +56,20 @@ def with_token(app: App, token: str) -> App:
     return guarded
 
 
+def without_blanks(app: App) -> App:
+    """The application with the blanks around header values taken off, as RFC 9110 5.5 demands before a value is read:
+    one of the two parsers that uvicorn may use leaves those behind a value, and the SDK compares them."""
+
+    async def trimmed(
+        scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
+        await app(scope, receive, send)
+
+    return trimmed
+
+
 def application(server: MCPServer[Any], token: str, host: str, port: int) -> App:
     """The ASGI application: the token, then the checks of Host and Origin against DNS rebinding, then the protocol."""
     from mcp.server.transport_security import TransportSecuritySettings
@@ -66,7 +80,7 @@ def application(server: MCPServer[Any], token: str, host: str, port: int) -> App
         allowed_origins=[f"http://{name}:{port}" for name in names],
     )
     app: App = server.streamable_http_app(host=host, transport_security=security)  # pyright: ignore[reportAssignmentType]
-    return with_token(app, token)
+    return without_blanks(with_token(app, token))
 
 
 def serve(server: MCPServer[Any], host: str, port: int) -> None:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
 from oxrl_core.config.beside import reward_model_params
+from oxrl_core.config.lesson_rows import check_row
 from oxrl_core.data.chat import RenderNotes, end_tokens
 from oxrl_core.data.examples import row_example
-from oxrl_core.data.render import RENDERERS, pair_up, prompt_tokens, render_prompt
+from oxrl_core.data.render import RENDERERS, pair_up, prompt_tokens, render_prompt, without_empty
 from oxrl_core.data.spans import CHECKED_ITEMS, SHOWN_CHARACTERS, check_masks, misplaced_mask
 from oxrl_core.data.stream import RenderedStream, RowStream, rendered
-from oxrl_core.datasets.base import read_rows
+from oxrl_core.datasets.base import Loaded, read_rows
 from oxrl_core.errors import DataError, MachineError
 from oxrl_core.rewards.base import Reward, get_reward
 from oxrl_core.rewards.composite import Together
@@ -385,10 +386,13 @@ def media_reader(model_folder: Path, tokenizer: Any) -> MediaReader | None:
 
 
 def renderer(render: Callable[..., Any], reader: MediaReader | None, **options: Any) -> Callable[[Row], Any]:
-    """The rendering of a row, with its pictures and sounds where it has such."""
+    """The rendering of a row, with its pictures and sounds where it has such; None of a row that turns out empty."""
     from oxrl_core.data.media import render_with_media
 
-    return partial(render_with_media, render=render, reader=reader, **options)
+    whole = partial(render_with_media, render=render, reader=reader, **options)
+    return partial(
+        without_empty, render=whole, strict=options["data"].strict, notes=options.get("notes") or RenderNotes()
+    )
 
 
 def start_sampler(config: Config, model_folder: Path, cluster: Cluster | None, reads_media: bool) -> WorkerGroup:
@@ -407,22 +411,28 @@ def start_sampler(config: Config, model_folder: Path, cluster: Cluster | None, r
 def _row_stream(config: Config, progress: Progress) -> tuple[RowStream, list[DataError]]:
     """The rows in training order, and why the others are not among them."""
     sources = config.data.train
-    loaded = [read_rows(source, config.run.seed, strict=config.data.strict) for source in sources]
+    loaded = [_loaded(source, config) for source in sources]
     rows, ratios = [one.rows for one in loaded], [source.ratio for source in sources]
     bad = [error for one in loaded for error in one.bad]
     return RowStream(rows, ratios, config.run.seed, config.data.shuffle, progress), bad
 
 
-def _rows(sources: Sequence[DatasetConfig], config: Config, bad: list[DataError]) -> Iterator[Row]:
+def _loaded(source: DatasetConfig, config: Config, lesson: str = "") -> Loaded:
+    """The rows of a source that hold what the lesson needs; else what the algorithm learns from."""
+    check = check_row(lesson or get_algorithm(config.algorithm.name).lesson, config.data.train_on)
+    return read_rows(source, config.run.seed, strict=config.data.strict, check=check)
+
+
+def _rows(sources: Sequence[DatasetConfig], config: Config, bad: list[DataError], lesson: str = "") -> Iterator[Row]:
     for source in sources:
-        loaded = read_rows(source, config.run.seed, strict=config.data.strict)
+        loaded = _loaded(source, config, lesson)
         bad += loaded.bad
         yield from loaded.rows
 
 
-def held_out(config: Config, render: Callable[[Row], Any], bad: list[DataError]) -> list[Any]:
+def held_out(config: Config, render: Callable[[Row], Any], bad: list[DataError], lesson: str = "") -> list[Any]:
     """What the first held-out rows become; a document may become several windows. Bad rows join the others."""
-    return rendered(islice(_rows(config.data.eval, config, bad), config.train.eval_rows), render)
+    return rendered(islice(_rows(config.data.eval, config, bad, lesson), config.train.eval_rows), render)
 
 
 def _all_items(config: Config, render: Callable[[Row], Any]) -> list[Any]:

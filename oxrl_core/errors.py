@@ -4,6 +4,7 @@ OxrlError
 |-- UserError                 the caller can mend it; exit code 2
 |   |-- ConfigError           a key, a value, or a contradiction between values
 |   |-- DataError             a missing file, column or row; an empty dataset
+|   |   `-- EmptyRowError     a row without a token to learn from
 |   |-- ModelError            a model that does not exist or cannot do what is asked
 |   |-- NotFoundError         a run, recipe or topic that does not exist
 |   `-- MachineError          this machine lacks something (GPU, package, disk, port)
@@ -56,6 +57,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A missing file, column or row, or an empty dataset."""
+
+
+class EmptyRowError(DataError):
+    """A row that has no token to learn from: it is left out, unless `data.strict`."""
 
 
 class ModelError(UserError):

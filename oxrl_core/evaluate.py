@@ -167,7 +167,7 @@ def built(run: RunDir, config: Config, order: dict[str, Any]) -> Iterator[Ready]
         reader = media_reader(folder, tokenizer)
         render = renderer(render_prompt, reader, tokenizer=tokenizer, data=config.data, needs_completion=False)
         bad: list[DataError] = []
-        prompts = held_out(config, partial(render, notes=RenderNotes()), bad)
+        prompts = held_out(config, partial(render, notes=RenderNotes()), bad, lesson="advantages")
         if not prompts:
             raise DataError(
                 f"no row can be evaluated; {len(bad)} are bad", order["dataset"], "look at them: oxrl data inspect"

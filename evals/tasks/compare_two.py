@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evals.planting import is_close, rows_of, write_run
@@ -18,10 +18,15 @@ def ask(world: World) -> str:
     )
 
 
+def rising_to(top: float) -> Callable[[int], float]:
+    """A metric that grows evenly over forty steps."""
+    return lambda step: top * step / 40
+
+
 def setup(world: World) -> None:
     for name, rate in (("cautious", "1e-4"), ("bold", "1e-3")):
         top = REWARDS[name]
-        rows = rows_of(40, reward__mean=lambda step, top=top: top * step / 40, lr=float(rate))
+        rows = rows_of(40, reward__mean=rising_to(top), lr=float(rate))
         write_run(world, name, [f"{KEY}={rate}"], rows)
     write_run(world, "other", ["train.lr=5e-3"], rows_of(40, reward__mean=0.9))
 

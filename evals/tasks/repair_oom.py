@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from evals.planting import rows_of, write_run
 from evals.task import Check, Task, Tools, World, check
@@ -45,7 +45,10 @@ def leaves(mapping: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Every value by its dotted key."""
     found: dict[str, Any] = {}
     for key, value in mapping.items():
-        found |= leaves(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+        if isinstance(value, dict) and value:
+            found |= leaves(cast("dict[str, Any]", value), f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
     return found
 
 
@@ -53,7 +56,8 @@ def grade(world: World, answer: Mapping[str, Any]) -> list[Check]:
     run = RunDir(world.home / "runs" / world.facts["run_id"])
     old = run.config()
     try:
-        overrides = [str(item) for item in answer.get("overrides") or []]
+        named: list[Any] = answer.get("overrides") or []
+        overrides = [str(item) for item in named]
         new = load_config(run.path / "config.yaml", overrides).config
     except OxrlError as error:
         return [check("the overrides can be read", False, error)]

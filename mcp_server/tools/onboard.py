@@ -79,12 +79,36 @@ def onboard_model(
         )
 
 
+def approve_steering(context: Context[Any, Any], run_id: str, action: str) -> Approval | Elicit[Approval]:
+    """Asks the person at the host about going on with a costly onboarding."""
+    return ask_if_costly(context, lambda: _hours_left(run_id, action), f"Going on with the onboarding {run_id}")
+
+
+def _hours_left(run_id: str, action: str) -> float:
+    """The most GPU-hours that an onboarding may use from here on: each way on has all the time of its order."""
+    from oxrl_core.runs import launch
+    from oxrl_core.runs.rundir import oxrl_home
+
+    run = launch.find_run(oxrl_home(), run_id)
+    if action != "retry" or run.spec().get("kind") != "onboard":
+        return 0.0
+    order = operation("swarm.onboard.order", "read_order")(run)
+    return 0.0 if order.miniature_only else hours_on_all_gpus(order.max_hours)
+
+
 @tool(title="Steer an onboarding", hints=WRITE, ask_less="call get_run", toolset="onboard", needs="swarm.onboard")
 def steer_onboarding(
     run_id: RunId,
     action: Annotated[Literal["retry", "give_up"], Field(description="retry: with the overrides")],
+    approval: Annotated[ElicitationResult[Approval], Resolve(approve_steering)],
     overrides: Overrides = [],  # noqa: B006
     reason: Annotated[str, Field(description="Kept with the run", max_length=500)] = "",
 ) -> RunView:
     """Answer an onboarding that waits for help; diagnose_run has the evidence. Configuration only, never code."""
-    return operation("swarm.onboard", "steer_onboarding")(run_id, action, overrides=overrides, reason=reason)
+    steer = operation("swarm.onboard", "steer_onboarding")
+    if action == "give_up":
+        return steer(run_id, action, overrides=overrides, reason=reason)
+    check_budget(_hours_left(run_id, action), "give it up, and onboard the model again with a smaller max_hours")
+    check_approved(approval)
+    with room_for_a_run():
+        return steer(run_id, action, overrides=overrides, reason=reason)

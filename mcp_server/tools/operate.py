@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from mcp.server.mcpserver import Context, Elicit, ElicitationResult, Resolve
 from pydantic import Field
 
+from mcp_server.answers import Settled
 from mcp_server.budgets import Approval, ask_if_costly, check_approved, gpu_hours, room_for_a_run, within_budget
 from mcp_server.catalogue import LAUNCH, READ, STOP, tool
 from mcp_server.hosts import longest_wait
@@ -18,7 +19,9 @@ from oxrl_core.runs.views import LaunchResult, RunList, RunView
 
 SECONDS_BETWEEN_REPORTS = 2.0
 MOST_ALERTS, MOST_LOG_LINES, LONGEST_MESSAGE = 5, 8, 300
-LISTED_METRICS = ("reward/mean", "eval/reward", "eval/accuracy", "loss", "preference/accuracy")
+MOST_KEPT = 128  # runs that are kept as they are listed
+BRIEF_METRICS = frozenset(MAIN_METRICS)
+LISTED_METRICS = frozenset({"reward/mean", "eval/reward", "eval/accuracy", "loss", "preference/accuracy"})
 
 
 class RunDetail(RunView):
@@ -37,7 +40,7 @@ def brief(view: RunView) -> dict[str, Any]:
     if error is not None:
         error = error.model_copy(update={"what": cut(error.what, 1000), "next": cut(error.next, 500)})
     return {
-        "metrics": {name: value for name, value in view.metrics.items() if name in MAIN_METRICS},
+        "metrics": {name: value for name, value in view.metrics.items() if name in BRIEF_METRICS},
         "alerts": [
             one.model_copy(update={"message": cut(one.message, LONGEST_MESSAGE)}) for one in view.alerts[-MOST_ALERTS:]
         ],
@@ -128,20 +131,31 @@ def list_runs(
     from oxrl_core import api
 
     wanted = "" if state == "any" else state
-    listed = api.list_runs(state=wanted, kind=kind, name=name, since=since, limit=limit, cursor=cursor)
-    runs = [one.model_copy(update=_listed(one)) for one in listed.runs]
-    return listed.model_copy(update={"runs": runs})
+    found = api.list_runs(state=wanted, kind=kind, name=name, since=since, limit=limit, cursor=cursor)
+    return found.model_copy(update={"runs": [_listed(view) for view in found.runs]})
 
 
-def _listed(view: RunView) -> dict[str, Any]:
-    """What of a run is too much for a list of them."""
+class ListedRun(RunView, Settled):
+    """One run in a list, without what is too much there."""
+
+
+_listed_before: dict[str, tuple[RunView, ListedRun]] = {}  # by run, with the view that it was made of
+
+
+def _listed(view: RunView) -> ListedRun:
+    before = _listed_before.get(view.run_id)
+    if before is not None and before[0] is view:  # a run that ended is given as the same object again
+        return before[1]
     metrics = {name: value for name, value in view.metrics.items() if name in LISTED_METRICS}
-    changes: dict[str, Any] = {**brief(view)}
-    changes |= {"metrics": metrics, "log_tail": [], "path": "", "model": "", "config_hash": ""}
+    changes: dict[str, Any] = {"metrics": metrics, "log_tail": [], "path": "", "model": "", "config_hash": ""}
     changes |= {"elapsed_seconds": None, "exit_code": None, "ended_at": "", "progress": None}
     if view.error is not None:
         changes["error"] = view.error.model_copy(update={"what": cut(view.error.what, 200), "next": "", "where": ""})
-    return changes
+    listed = ListedRun.model_construct(**{**view.__dict__, **changes})
+    if len(_listed_before) >= MOST_KEPT:
+        _listed_before.clear()
+    _listed_before[view.run_id] = (view, listed)
+    return listed
 
 
 @tool(title="Get a run", hints=READ, ask_less="detail='brief'", core=True, toolset="observe")
@@ -155,11 +169,10 @@ def get_run(
     """A run now: state, step, seconds left, newest metrics, alerts, error with its next step, the result of an
     evaluation, replay or onboarding. To wait, use watch_run."""
     from oxrl_core import api
-    from oxrl_core.runs import launch
-    from oxrl_core.runs.rundir import oxrl_home
+    from oxrl_core.runs.rundir import RunDir
 
     view = api.get_run(run_id)
-    run = launch.find_run(oxrl_home(), view.run_id)
+    run = RunDir(view.path)
     changes: dict[str, Any] = {} if detail == "full" else brief(view)
     if detail == "report":
         changes["report"] = api.write_report(view.run_id).path

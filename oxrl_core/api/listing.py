@@ -26,6 +26,8 @@ from oxrl_core.runs.views import IndexReport, RunList, RunView
 MANY = 64  # rows that are read at a time where most of them may not be wanted
 _AGE = re.compile(r"(\d{1,6})([mhdw])")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+MOST_KEPT = 128  # views of runs that ended, by folder, with the mark of the record that each was made of
+_kept_views: dict[str, tuple[str, RunView]] = {}
 
 
 def list_runs(
@@ -39,6 +41,7 @@ def list_runs(
     home: Path | None = None,
 ) -> RunList:
     """Runs, newest first, without their alerts. `state` is one state, or `active` for those that have not ended.
+    A view of a run that ended may be given again: copy what you want to change.
 
     `name` is a part of the name or of the run_id; `since` is a time (2026-11-21, 2026-11-21T08:00Z) or an age (7d).
     """
@@ -82,12 +85,12 @@ def _moment(since: str) -> str:
 def _list(home: Path, wanted: Wanted, limit: int, cursor: str) -> RunList:
     with open_index(home) as index:
         few = limit + 1 if wanted == Wanted(wanted.state) else MANY
-        rows = index.rows(wanted.state, cursor, few)
-        if rows is None:
+        pages = index.pages(wanted.state, cursor, few)
+        if pages is None:
             raise NotFoundError(f"{cursor!r} is not a cursor of list_runs", "cursor", "start again without a cursor")
         total = index.count()
         views: list[RunView] = []
-        for view in _views(index, rows, home):
+        for view in _views(index, pages, home):
             if not wanted.is_met(view):
                 continue
             if len(views) == limit:
@@ -96,23 +99,25 @@ def _list(home: Path, wanted: Wanted, limit: int, cursor: str) -> RunList:
     return RunList(runs=views, total=total)
 
 
-def _views(index: Index, rows: Iterator[IndexRow], home: Path) -> Iterator[RunView]:
+def _views(index: Index, pages: Iterator[list[IndexRow]], home: Path) -> Iterator[RunView]:
     """Each run as it is now. What ended is taken from the index, where its record is still the same file."""
     members = functools.cache(process.members_by_run)  # one scan of /proc for the whole list, where one is needed
-    ended: list[IndexRow] = []
+    ended: list[tuple[IndexRow, str]] = []
     runs = str(home / "runs")
     try:
-        for row in rows:
-            folder = f"{runs}/{row.run_id}"
-            mark = mark_of(folder)
-            view = _known_view(row) if row.mark and row.mark == mark else None
-            if view is None:
-                view = _look(Path(folder), members)
+        for page in pages:
+            known = _known_views(index, page, runs)
+            for row in page:
+                view = known.get(row.run_id)
                 if view is None:
-                    continue  # removed a moment ago
-                if view.state in FINAL_STATES and mark == mark_of(folder) != "":
-                    ended.append(IndexRow(row.run_id, row.born, view.state, mark, view.model_dump_json()))
-            yield view
+                    folder = f"{runs}/{row.run_id}"
+                    mark = mark_of(folder)
+                    view = _look(Path(folder), members)
+                    if view is None:
+                        continue  # removed a moment ago
+                    if view.state in FINAL_STATES and mark == mark_of(folder) != "":
+                        ended.append((IndexRow(row.run_id, row.born, view.state, mark), view.model_dump_json()))
+                yield view
     finally:
         try:
             index.remember(ended)
@@ -120,11 +125,25 @@ def _views(index: Index, rows: Iterator[IndexRow], home: Path) -> Iterator[RunVi
             print(f"oxrl: the index of the runs could not be written: {error}", file=sys.stderr)
 
 
-def _known_view(row: IndexRow) -> RunView | None:
-    try:
-        return RunView.model_validate_json(row.view)
-    except ValidationError:
-        return None  # of another version of oxRL
+def _known_views(index: Index, page: list[IndexRow], runs: str) -> dict[str, RunView]:
+    """The runs of a page that ended, and whose record is still the file that their view was made of."""
+    marks = {row.run_id: row.mark for row in page if row.mark and row.mark == mark_of(f"{runs}/{row.run_id}")}
+    found: dict[str, RunView] = {}
+    for run_id, mark in marks.items():
+        kept = _kept_views.get(f"{runs}/{run_id}")
+        if kept is not None and kept[0] == mark:
+            found[run_id] = kept[1]
+    unread = [run_id for run_id in marks if run_id not in found]
+    for run_id, (mark, text) in index.views(unread).items() if unread else ():
+        try:
+            view = RunView.model_validate_json(text)
+        except ValidationError:
+            continue  # of another version of oxRL
+        if mark == marks[run_id]:
+            if len(_kept_views) >= MOST_KEPT:
+                _kept_views.clear()
+            found[run_id], _kept_views[f"{runs}/{run_id}"] = view, (mark, view)
+    return found
 
 
 def _look(folder: Path, members: FindMembers) -> RunView | None:
@@ -140,7 +159,7 @@ def rebuild_index(*, home: Path | None = None) -> IndexReport:
     home = home or oxrl_home()
     forget_index(home)
     with open_index(home) as index:
-        views = list(_views(index, index.rows() or iter(()), home))
+        views = list(_views(index, index.pages() or iter(()), home))
     unreadable = [
         str(path)
         for view in views
@@ -170,4 +189,4 @@ def adopt_orphans(*, home: Path | None = None) -> list[str]:
 
 def _unfinished(home: Path) -> list[str]:
     with open_index(home) as index:
-        return [row.run_id for row in index.rows("active") or ()]
+        return [row.run_id for page in index.pages("active") or () for row in page]

@@ -24,7 +24,10 @@ def get_metrics(
     """Metrics by step, thinned evenly to `max_points`; the summary is over all rows. No names: every metric."""
     run = launch.find_run(home or oxrl_home(), run_id)
     rows = run.metrics(from_step=from_step)
-    known = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
+    measured: dict[str, Any] = {}
+    for row in rows:
+        measured.update(row)
+    known = [name for name in measured if name != "step"]
     unknown = [name for name in names if name not in known]
     if unknown and rows:
         from oxrl_core.suggest import did_you_mean
@@ -33,7 +36,9 @@ def get_metrics(
             f"no metric {unknown[0]!r}.{did_you_mean(unknown[0], known)}", run.run_id, f"it has: {', '.join(known)}"
         )
     columns = ["step", *(names or known)]
-    table = [[_number(row.get(name)) for name in columns] for row in rows if not names or any(n in row for n in names)]
+    wanted = set(names)
+    asked = (row for row in rows if not names or not wanted.isdisjoint(row))
+    table = [[value if type(value) is float else _number(value) for value in map(row.get, columns)] for row in asked]
     return MetricsView(
         run_id=run.run_id,
         columns=columns,

@@ -12,6 +12,7 @@ from typing import cast
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, JUDGED_LESSONS
 from oxrl_core.config.case import Case
 from oxrl_core.config.check_model import ModelFacts
+from oxrl_core.config.lesson_rows import missing_columns, named
 from oxrl_core.config.machine import is_offline
 from oxrl_core.config.schema import DatasetConfig
 from oxrl_core.errors import OxrlError
@@ -20,11 +21,6 @@ from oxrl_core.types import Row
 BIG_FILE_BYTES = 256 * 1024**2  # above it only the first rows of a file are read
 FIRST_ROWS = 1000
 MAX_TOKENIZED_ROWS = 2000
-COLUMNS_OF_LESSON: dict[str, tuple[str, ...]] = {
-    "pairs": ("chosen", "rejected"),
-    "labeled": ("completion", "label"),
-    **dict.fromkeys(COMPLETION_LESSONS, ("completion",)),
-}
 
 
 @dataclass
@@ -41,11 +37,13 @@ def look_at_data(case: Case) -> DataFacts:
     counts: list[int | None] = []
     for index, source in enumerate(case.config.data.train):
         rows, count = _rows(case, source, f"data.train.{index}")
-        data.train += rows
+        kept = _usable(case, rows, f"data.train.{index}")
+        data.train += kept
+        count = None if count is None else count - len(rows) + len(kept)
         counts.append(count)
     for index, source in enumerate(case.config.data.eval):
         rows, _ = _rows(case, source, f"data.eval.{index}")
-        data.eval += rows
+        data.eval += _usable(case, rows, f"data.eval.{index}")
     known = [count for count in counts if count is not None]
     data.num_rows = sum(known) if len(known) == len(counts) else None
     _columns(case, data.train, "data.train")
@@ -97,7 +95,7 @@ def _rows(case: Case, source: DatasetConfig, where: str) -> tuple[list[Row], int
         case.warning(
             "bad_rows",
             where,
-            f"{len(loaded.bad)} rows cannot be read and are dropped; the first: {loaded.bad[0].where}: "
+            f"{len(loaded.bad)} rows cannot be used and are left out; the first: {loaded.bad[0].where}: "
             f"{loaded.bad[0].what}",
             f"mend them (oxrl data validate {source.name} lists all), or set data.strict to stop at the first",
         )
@@ -105,36 +103,41 @@ def _rows(case: Case, source: DatasetConfig, where: str) -> tuple[list[Row], int
     return rows, None if is_cut else len(loaded.rows)
 
 
+def _usable(case: Case, rows: Sequence[Row], where: str) -> list[Row]:
+    """The rows that hold what the algorithm learns from. The others are left out, and an error where none is usable."""
+    lesson = case.algorithm.lesson
+    lacking: dict[str, list[Row]] = {}
+    kept: list[Row] = []
+    for row in rows:
+        missing = missing_columns(row, lesson, case.config.data.train_on)
+        for key in missing:
+            lacking.setdefault(key, []).append(row)
+        if not missing:
+            kept.append(row)
+    is_error = case.config.data.strict or not kept
+    for key, bad in lacking.items():
+        what = key if key == "prompt" else f"{named(key)} to learn from"
+        (case.error if is_error else case.warning)(
+            "DataError",
+            where,
+            f"{len(bad)} of {len(rows)} rows have no {what}, first {bad[0]['id']}"
+            + ("" if is_error else "; they are left out"),
+            f"name its column in {key}_column, or remove these rows",
+        )
+    return kept
+
+
 def _columns(case: Case, rows: Sequence[Row], where: str) -> None:
-    """Whether the rows hold what the algorithm learns from."""
+    """Whether the rows together hold what the algorithm learns from."""
     if not rows:
         return
     lesson = case.algorithm.lesson
-    if lesson == "documents":
-        lacking = [row for row in rows if "text" not in row and not ("prompt" in row and row.get("completion"))]
-        _lacking(case, where, lacking, len(rows), "text to learn from", "text_column")
-        return
-    _lacking(case, where, [row for row in rows if "prompt" not in row], len(rows), "prompt", "prompt_column")
-    for key in COLUMNS_OF_LESSON.get(lesson, ()):
-        what = key if key in ("label", "completion") else f"{key} completion"
-        lacking = [row for row in rows if row.get(key) in (None, "")]
-        _lacking(case, where, lacking, len(rows), f"{what} to learn from", f"{key}_column")
     if lesson == "pairs":
         _differences(case, rows, where)
     if lesson == "labeled" and where == "data.train":
         _both_labels(case, rows, where)
     if lesson in JUDGED_LESSONS:
         _answers(case, rows, where)
-
-
-def _lacking(case: Case, where: str, lacking: Sequence[Row], num_rows: int, what: str, key: str) -> None:
-    if lacking:
-        case.error(
-            "DataError",
-            where,
-            f"{len(lacking)} of {num_rows} rows have no {what}, first {lacking[0]['id']}",
-            f"name its column in {key}, or remove these rows",
-        )
 
 
 def _differences(case: Case, rows: Sequence[Row], where: str) -> None:

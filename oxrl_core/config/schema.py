@@ -197,7 +197,7 @@ class DataConfig(Section):
     overlong: Literal["drop", "left", "right", "error"] = "drop"
     """Too long: `drop` it, cut the prompt's beginning (`left`) or the completion's end (`right`), or stop the run."""
     strict: bool = False
-    """Stop at the first row that cannot be read; off: such rows are dropped, counted, and the first five are said."""
+    """Stop at the first row that cannot be used; off: such rows are left out, counted, and the first five are said."""
     train_on: Literal["last", "all"] = "last"
     """SFT and its like, conversations: learn the last answer of the assistant, or each of them."""
     packing: bool = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oxrl_core.data.chat import RenderNotes, chat_text, end_of_turn, without_opened_thinking
-from oxrl_core.errors import ConfigError, DataError
+from oxrl_core.errors import ConfigError, DataError, EmptyRowError
 from oxrl_core.types import Example, LabeledExample, Media, Message, PairExample, Prompt, Row
 
 if TYPE_CHECKING:
@@ -71,6 +71,16 @@ def render_prompt(
         completion_ids=completion_ids,
         messages=_messages(row, data),
     )
+
+
+def without_empty(row: Row, *, render: Callable[..., Any], strict: bool, notes: RenderNotes, **options: Any) -> Any:
+    """What the row becomes; None where it has no token to learn from, which only a tokenizer can tell of some."""
+    try:
+        return render(row, notes=notes, **options)
+    except EmptyRowError:
+        if strict:
+            raise
+        return _note(notes, "empty", row)
 
 
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
@@ -243,7 +253,7 @@ def _completion_tokens(row: Row, key: str, tokenizer: PreTrainedTokenizerBase, p
         )
     completion_ids = _ended(without_opened_thinking(prompt.text, row[key]), tokenizer, prompt.end)
     if all(token in (tokenizer.eos_token_id, prompt.end) for token in completion_ids):
-        raise DataError(
+        raise EmptyRowError(
             f"the {what} has 0 trainable tokens",
             where=row["id"],
             next_step="remove the row, or give it a completion",
@@ -292,7 +302,7 @@ def _prompt(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig, note
         text = _plain_text(row, data)
         token_ids = _plain_tokens(text, tokenizer)
     if not token_ids:
-        raise DataError("the prompt has no tokens", where=row["id"], next_step="remove the row, or give it a prompt")
+        raise EmptyRowError("the prompt has no tokens", row["id"], "remove the row, or give it a prompt")
     return _Prompt(token_ids, text, end_of_turn(tokenizer) if use_template else tokenizer.eos_token_id)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RowsFunction = TypeVar("RowsFunction", bound=Callable[..., Sequence[Row] | Sequence[Row | DataError]])
 
+CheckRow = Callable[[Row, str], DataError | None]  # of a row and where it stands: why it cannot be used
+
 Made = Sequence[Row] | Sequence[Row | DataError]
 
 FIRST_ROWS = 100  # by these the columns are found
@@ -105,12 +107,14 @@ def load_rows(source: DatasetConfig, seed: int) -> Sequence[Row]:
     return read_rows(source, seed, strict=True).rows
 
 
-def read_rows(source: DatasetConfig, seed: int, *, strict: bool, lazy_bytes: int = LAZY_BYTES) -> Loaded:
+def read_rows(
+    source: DatasetConfig, seed: int, *, strict: bool, lazy_bytes: int = LAZY_BYTES, check: CheckRow | None = None
+) -> Loaded:
     """The rows of a built-in dataset, a local file or folder, or a dataset of the hub, in one form.
 
-    A row that cannot be read is raised where that is asked for, else it stands in `bad`. What is wrong with the whole
-    source is always raised, and so is a source of which every row is bad. Of files that are larger than `lazy_bytes`,
-    and of the hub, only the places of the rows are in memory.
+    A row that cannot be read is raised where that is asked for, else it stands in `bad`; so does one that `check` finds
+    something wrong with. What is wrong with the whole source is always raised, and so is a source of which every row is
+    bad. Of files that are larger than `lazy_bytes`, and of the hub, only the places of the rows are in memory.
     """
     made = None if _is_file(source) else _made(source, seed)
     if isinstance(made, Endless) and source.limit is None:
@@ -118,10 +122,11 @@ def read_rows(source: DatasetConfig, seed: int, *, strict: bool, lazy_bytes: int
     columns, entries = _with_columns(source, _entries(source, made), strict=strict)
     sources = _lazy_sources(source, made, lazy_bytes)
     if sources:
-        return _lazy(source, sources, columns, strict=strict)
+        return _lazy(source, sources, columns, strict=strict, check=check)
     rows: list[Row] = []
     bad: list[DataError] = []
-    for row, _ in _normalised(source, columns, entries):
+    for entry, place in _normalised(source, columns, entries):
+        row = _checked(entry, place, check)
         if not isinstance(row, DataError):
             rows.append(row)
         elif strict:
@@ -205,12 +210,17 @@ def _tried(row: Row, row_id: str, columns: Columns, place: str) -> Row | DataErr
         return error
 
 
+def _checked(row: Row | DataError, place: str, check: CheckRow | None) -> Row | DataError:
+    error = None if check is None or isinstance(row, DataError) else check(row, place)
+    return row if error is None else error
+
+
 def _not_empty(source: DatasetConfig, rows: Sequence[Row], bad: Sequence[DataError]) -> Sequence[Row]:
     if rows:
         return rows
     if bad:
         raise DataError(
-            f"none of its {len(bad)} rows can be read; the first: {bad[0].what}", bad[0].where, bad[0].next_step
+            f"none of its {len(bad)} rows can be used; the first: {bad[0].what}", bad[0].where, bad[0].next_step
         )
     raise DataError("the dataset has no rows", where=source.name, next_step="check its file and split")
 
@@ -234,7 +244,9 @@ def _lazy_sources(source: DatasetConfig, made: Made | None, lazy_bytes: int) -> 
     return sources_of(paths) if sum(files.size_of(path) for path in paths) > lazy_bytes else []
 
 
-def _lazy(source: DatasetConfig, sources: Sequence[Source], columns: Columns, *, strict: bool) -> Loaded:
+def _lazy(
+    source: DatasetConfig, sources: Sequence[Source], columns: Columns, *, strict: bool, check: CheckRow | None
+) -> Loaded:
     """The rows of sources that are read through once, so that every bad one is known, and then only when asked for."""
     label = _label(source)
     rows = IndexedRows[Row](lambda row, number, place: normalise(row, f"{label}/{number}", columns, place))
@@ -245,6 +257,7 @@ def _lazy(source: DatasetConfig, sources: Sequence[Source], columns: Columns, *,
         left = None if source.limit is None else source.limit - number
         for row, place, key in islice(one.scan(), left):
             tried = row if isinstance(row, DataError) else _tried(row, f"{label}/{number}", columns, place)
+            tried = _checked(tried, place, check)
             if not isinstance(tried, DataError):
                 rows.add_row(key, number)
             elif strict:

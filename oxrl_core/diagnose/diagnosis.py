@@ -24,6 +24,7 @@ FAILED = ("failed", "lost", "orphaned", "stalled")
 # A log that names the failure is surer than the name of the error that it ended with, and less than a tripwire.
 SIGNATURE_CONFIDENCE = 0.9
 AMBIGUOUS_CONFIDENCE = 0.5
+SURE_ROOT = 0.8  # from which on a warning is promoted to the error that it explains
 PHASES = {"starting": "start", "drawing": "rollout", "training": "train", "saving": "save", "exporting": "save"}
 
 
@@ -126,6 +127,7 @@ def _merged(seen: Sequence[Seen]) -> list[Seen]:
 def _ranked(seen: Sequence[Seen], facts: RunFacts) -> list[Finding]:
     """Roots first. A finding that a surer or graver one explains is named there and not listed."""
     explains = {one.cause: _explained_by(one.cause) for one in seen}
+    _promote(seen, explains)
     order = sorted(seen, key=lambda one: (-SEVERITY[one.severity], -one.confidence, one.cause))
     consequences: dict[str, list[str]] = {}
     for one in order:
@@ -141,6 +143,15 @@ def _ranked(seen: Sequence[Seen], facts: RunFacts) -> list[Finding]:
             consequences.setdefault(other.cause, []).append(one.cause)
     hidden = {name for names in consequences.values() for name in names}
     return [_finding(one, facts, consequences.get(one.cause, [])) for one in order if one.cause not in hidden]
+
+
+def _promote(seen: Sequence[Seen], explains: dict[str, set[str]]) -> None:
+    """A sure root is as grave as what it explains: a tenth of the verdicts that fail, where the reward falls."""
+    for root in seen:
+        for other in seen:
+            is_consequence = other is not root and other.cause in explains[root.cause]
+            if is_consequence and root.cause not in explains[other.cause] and root.confidence >= SURE_ROOT:
+                root.severity = max(root.severity, other.severity, key=SEVERITY.__getitem__)
 
 
 def _explained_by(cause: str) -> set[str]:

@@ -26,6 +26,8 @@ class KnownRow:
     completion: str = ""  # what is learned: the completion of a row, the better one of a pair
     question: str = ""  # what was judged, for rows of preferences: both completions of a pair, or the labeled one
     verdict: str = ""  # and how
+    rejected: str | None = None  # the other completion of a pair; None of other rows
+    has_completion: bool = False  # there is a column of completions, even if this one is empty
 
 
 def rows_of(facts: RunFacts, part: str) -> list[KnownRow]:
@@ -59,6 +61,8 @@ def _load(facts: RunFacts, part: str) -> list[KnownRow]:
                             str(row.get("answer") or ""),
                             _text(row.get("completion") or row.get("chosen") or ""),
                             *_judged(row),
+                            _text(row["rejected"]) if "chosen" in row and "rejected" in row else None,
+                            "completion" in row or "chosen" in row,
                         )
                     )
         except (OSError, OxrlError, ValueError, KeyError) as error:

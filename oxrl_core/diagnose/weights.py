@@ -12,6 +12,7 @@ from typing import Any, cast
 MAX_HEADER = 100 * 2**20
 MAX_COMPARED = 256 * 2**20  # bytes that are compared of each side: enough for a small model, a sample of a large one
 BLOCK = 2**20
+MINUS = b"\x80"  # the sign of a zero
 SAMPLED_BLOCK, SAMPLED_BLOCKS = 1024, 256  # bytes, and how many such blocks of a tensor are looked at
 
 
@@ -89,7 +90,7 @@ def zero_share(tensors: Iterable[Tensor]) -> float:
             hits = 0
             for index in range(number):
                 file.seek(tensor.start + (tensor.size - SAMPLED_BLOCK) * index // max(1, number - 1))
-                hits += not any(file.read(SAMPLED_BLOCK))
+                hits += not any(file.read(SAMPLED_BLOCK).translate(None, MINUS))
         zeros += tensor.size * hits / number
         total += tensor.size
     return zeros / total if total else 0.0

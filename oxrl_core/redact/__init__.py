@@ -47,6 +47,7 @@ class Redactor:
     def __init__(self, environment: Mapping[str, str], values: Iterable[str] = ()) -> None:
         self._literals = spellings({*environment_secrets(environment), *values})
         self._known: dict[str, str] = {}
+        self._names: dict[str, tuple[str, bool]] = {}
 
     @classmethod
     def of_this_machine(cls, environment: Mapping[str, str]) -> Redactor:
@@ -91,17 +92,24 @@ class Redactor:
     def tree(self, value: Any) -> Any:
         """A JSON value with every string in it made safe."""
         if isinstance(value, str):
-            return self.text(value)
+            return self._known.get(value) or self.text(value)
         if isinstance(value, list):
             return [self.tree(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
         if isinstance(value, dict):
-            return {self.text(str(key)): self._entry(str(key), item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            safe: dict[str, Any] = {}
+            for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
+                name, is_secret = self._names.get(key) or self._name(str(key))  # pyright: ignore[reportUnknownArgumentType]
+                is_masked = is_secret and isinstance(item, str) and looks_secret(item)
+                safe[name] = MASK if is_masked else self.tree(item)
+            return safe
         return value
 
-    def _entry(self, key: str, value: Any) -> Any:
-        if isinstance(value, str) and is_secret_name(key) and looks_secret(value):
-            return MASK
-        return self.tree(value)
+    def _name(self, key: str) -> tuple[str, bool]:
+        """The key of a mapping made safe, and whether it says that its value is a secret."""
+        if len(self._names) >= _MOST_KNOWN:
+            self._names.clear()
+        found = self._names[key] = (self.text(key), is_secret_name(key))
+        return found
 
     def _spans(self, text: str) -> list[Span]:
         return [*self._literal_spans(text), *secret_spans(text)]

@@ -15,7 +15,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from oxrl_core.errors import RecordError
-from oxrl_core.types import Credit, Rollout, Score
+from oxrl_core.types import Credit, Prompt, Rollout, Score
 
 if TYPE_CHECKING:
     from oxrl_core.train.row_facts import RowFacts
@@ -167,14 +167,18 @@ class Recorder:
     def _write(self, record: StepRecord) -> None:
         path = self.folder / f"step-{record.step:08d}.parquet"
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        # Made in memory: pyarrow would write column by column, and look first for the file system of the path.
+        made = pa.BufferOutputStream()
+        pq.write_table(table_of(record), made, **QUICK)
+        content = made.getvalue()
         try:
-            pq.write_table(table_of(record), unfinished, **QUICK)
+            unfinished.write_bytes(content)
             unfinished.replace(path)
-        finally:
+        except BaseException:
             unfinished.unlink(missing_ok=True)
-        self._total -= self._sizes.get(path, 0)  # a resumed run writes a step once more
-        self._sizes[path] = path.stat().st_size
-        self._total += self._sizes[path]
+            raise
+        self._total += content.size - self._sizes.get(path, 0)  # a resumed run writes a step once more
+        self._sizes[path] = content.size
         self._make_room(path)
 
     def _make_room(self, newest: Path) -> None:
@@ -215,63 +219,75 @@ class Recorder:
 
 def table_of(record: StepRecord) -> pa.Table:
     """The step as a table: column by column, for rows of Python objects would hold up the training thread."""
-    if not record.drawn:
-        ids, number = list(record.row_ids), len(record.row_ids)
-        known = [astuple(facts) for facts in record.row_facts]
-        places = zip(*known, strict=True) if len(known) == number else [[None] * number] * (len(ROW_SCHEMA) - 3)
-        columns = [[record.step] * number, ids, [record.step - 1] * number, *map(list, places)]
-        return pa.table(columns, schema=ROW_SCHEMA)
+    columns, schema = (_columns(record), SCHEMA) if record.drawn else (_row_columns(record), ROW_SCHEMA)
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, kind.type)
+        for column, kind in ((columns[kind.name], kind) for kind in schema)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _row_columns(record: StepRecord) -> dict[str, Any]:
+    """The columns of a supervised step, by name."""
+    number, facts = len(record.row_ids), record.row_facts
+    own = {"step": [record.step] * number, "row_id": record.row_ids, "policy_version": [record.step - 1] * number}
+    if len(facts) != number:
+        return own | {kind.name: [None] * number for kind in ROW_SCHEMA if kind.name not in own}
+    return own | {kind.name: [getattr(row, kind.name) for row in facts] for kind in ROW_SCHEMA if kind.name not in own}
+
+
+def _columns(record: StepRecord) -> dict[str, Any]:
+    """The columns of a step of completions, by name."""
     missing = [None] * len(record.learned)
-    credits, logprobs = record.credits or missing, record.trainer_logprobs or missing
     # By identity: the same completion may be drawn twice, and only one of the two be learned from.
     taught = {
-        id(rollout): (credit, ours) for rollout, credit, ours in zip(record.learned, credits, logprobs, strict=True)
+        id(rollout): (credit, ours)
+        for rollout, credit, ours in zip(
+            record.learned, record.credits or missing, record.trainer_logprobs or missing, strict=True
+        )
     }
-    rows = [(rollout, *taught.get(id(rollout), (None, None)), id(rollout) in taught) for rollout in record.drawn]
+    drawn = record.drawn
+    found = [taught.get(id(rollout), (None, None)) for rollout in drawn]
+    learned = [id(rollout) in taught for rollout in drawn]
+    credits = [credit for credit, _ in found]
+    measured = [None if credit is None else credit.measurement for credit in credits]
+    prompts, scores = [rollout.prompt for rollout in drawn], [rollout.score for rollout in drawn]
     texts: dict[str, str] = {}  # of parts of scores, which are few: JSON is dear
-    columns = zip(*(_row(record.step, *row, texts) for row in rows), strict=True)
-    arrays = [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return {
+        "step": [record.step] * len(drawn),
+        "draw": [rollout.draw for rollout in drawn],
+        "learned": learned,
+        "prompt_id": [prompt.id for prompt in prompts],
+        "prompt_text": [prompt.text for prompt in prompts],
+        "prompt_token_ids": _prompt_tokens(prompts),
+        "completion_token_ids": [rollout.token_ids for rollout in drawn],
+        "completion_text": [rollout.text for rollout in drawn],
+        "completion_mask": [[flag] * len(rollout.token_ids) for flag, rollout in zip(learned, drawn, strict=True)],
+        "rollout_logprobs": [rollout.rollout_logprobs for rollout in drawn],
+        "trainer_logprobs": [ours for _, ours in found],
+        "advantages": [None if credit is None else credit.advantages for credit in credits],
+        "returns": [None if credit is None else credit.returns or None for credit in credits],
+        "values": [None if one is None else one.values or None for one in measured],
+        "ref_logprobs": [None if one is None else one.ref_logprobs or None for one in measured],
+        "last_value": [one.last_value if one is not None and one.values else None for one in measured],
+        "score": [None if score is None else score.value for score in scores],
+        "shaped_reward": [None if credit is None else credit.reward for credit in credits],
+        "score_status": [None if score is None else score.status for score in scores],
+        "score_parts": [_parts_text(score, texts) for score in scores],
+        "score_detail": [None if score is None else score.detail for score in scores],
+        "finish_reason": [rollout.finish_reason for rollout in drawn],
+        "policy_version": [rollout.policy_version for rollout in drawn],
+        "seed": [rollout.seed for rollout in drawn],
+        "sample_index": [rollout.sample_index for rollout in drawn],
+    }
 
 
-def _row(
-    step: int,
-    rollout: Rollout,
-    credit: Credit | None,
-    logprobs: Sequence[float] | None,
-    learned: bool,
-    texts: dict[str, str],
-) -> tuple[Any, ...]:
-    """The values of one rollout in the order of SCHEMA."""
-    prompt, score = rollout.prompt, rollout.score
-    measured = None if credit is None else credit.measurement
-    return (
-        step,
-        rollout.draw,
-        learned,
-        prompt.id,
-        prompt.text,
-        prompt.token_ids,
-        rollout.token_ids,
-        rollout.text,
-        [learned] * len(rollout.token_ids),
-        rollout.rollout_logprobs,
-        logprobs,
-        None if credit is None else credit.advantages,
-        (credit.returns or None) if credit else None,
-        (measured.values or None) if measured else None,
-        (measured.ref_logprobs or None) if measured else None,
-        measured.last_value if measured and measured.values else None,
-        None if score is None else score.value,
-        None if credit is None else credit.reward,
-        None if score is None else score.status,
-        _parts_text(score, texts),
-        None if score is None else score.detail,
-        rollout.finish_reason,
-        rollout.policy_version,
-        rollout.seed,
-        rollout.sample_index,
-    )
+def _prompt_tokens(prompts: Sequence[Prompt]) -> pa.Array:
+    """The token ids of each prompt. A group shares its prompt, which is converted once."""
+    distinct = {id(prompt): prompt for prompt in prompts}
+    places = {key: place for place, key in enumerate(distinct)}
+    tokens = pa.array([prompt.token_ids for prompt in distinct.values()], SCHEMA.field("prompt_token_ids").type)
+    return tokens.take(pa.array([places[id(prompt)] for prompt in prompts], pa.int32()))
 
 
 def _parts_text(score: Score | None, texts: dict[str, str]) -> str:

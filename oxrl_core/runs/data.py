@@ -15,7 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from oxrl_core.algorithms.base import COMPLETION_LESSONS, get_algorithm
-from oxrl_core.config.check_data import COLUMNS_OF_LESSON
+from oxrl_core.config.lesson_rows import check_row
 from oxrl_core.config.load import load_config
 from oxrl_core.config.schema import Config, DatasetConfig
 from oxrl_core.datasets.base import all_datasets, each_row, is_path, read_rows
@@ -157,7 +157,7 @@ def inspect_data(
 def validate_data(name: str, overrides: Sequence[str] = ()) -> DataProblems:
     """Every row of the dataset, or of all datasets of a configuration, that cannot be used, with place and reason."""
     config, is_config = _config_of(name, overrides, "")
-    lesson = get_algorithm(config.algorithm.name).lesson if is_config else ""
+    check = check_row(get_algorithm(config.algorithm.name).lesson, config.data.train_on) if is_config else None
     items: list[BadRow] = []
     num_rows = 0
     for source in (*config.data.train, *config.data.eval):
@@ -165,10 +165,9 @@ def validate_data(name: str, overrides: Sequence[str] = ()) -> DataProblems:
             if isinstance(row, DataError):
                 items.append(_bad(row))
                 continue
-            lacking = [key for key in COLUMNS_OF_LESSON.get(lesson, ()) if row.get(key) in (None, "")]
-            if lacking:
-                reason = f"it has no {' and no '.join(lacking)}, which {config.algorithm.name} learns from"
-                items.append(BadRow(where=place, reason=reason, fix=f"name its column in {lacking[0]}_column"))
+            lacks = check(row, place) if check is not None else None
+            if lacks is not None:
+                items.append(_bad(lacks))
             else:
                 num_rows += 1
     return DataProblems(num_rows=num_rows, num_bad=len(items), items=items)

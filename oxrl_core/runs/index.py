@@ -3,6 +3,9 @@
 The run directories are the truth. The index is filled by whoever lists runs, is compared with the directories at every
 use, and is made anew where it is missing, corrupt or of another version. Many processes use it at once: SQLite with a
 rollback journal, because write-ahead logging before 3.51.3 could corrupt a file that has several writers.
+
+A process keeps the connection that it used last, as long as the file is the same one and nobody has written to it:
+opening it costs more than asking it. What it says is always read from the file.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from oxrl_core.errors import OxrlError
 from oxrl_core.runs.records import file_lock
@@ -36,15 +40,13 @@ insert into folder values (0, '[]');
 """
 
 
-@dataclass(frozen=True)
-class IndexRow:
-    """A run as the index knows it; state, mark and view are empty until it has ended."""
+class IndexRow(NamedTuple):
+    """A run as the index knows it; state and mark are empty until it has ended."""
 
     run_id: str
     born: int
     state: str
-    mark: str  # of the status.json that the view was made of
-    view: str  # JSON
+    mark: str  # of the status.json that its view was made of
 
 
 def mark_of(run_folder: str) -> str:
@@ -59,12 +61,14 @@ def mark_of(run_folder: str) -> str:
 class Index:
     """The runs of one home, newest first. Use `open_index`."""
 
-    def __init__(self, connection: sqlite3.Connection, home: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, home: Path, *, is_in_memory: bool = False) -> None:
         self.connection = connection
         self.runs = home / "runs"
+        self.is_in_memory = is_in_memory
 
     def sync(self) -> None:
-        """Make the rows those of the run directories that there are. Costs one stat where nothing has changed."""
+        """Make the rows those of the run directories that there are. Costs one stat where nothing has changed: a new
+        run, one that is removed and one that goes on after its end all change the folder's time."""
         try:
             mtime = self.runs.stat().st_mtime_ns
         except FileNotFoundError:
@@ -75,7 +79,8 @@ class Index:
         there: set[str] = set()
         with suppress(FileNotFoundError), os.scandir(self.runs) as entries:
             there = {entry.name for entry in entries if RUN_ID_PATTERN.match(entry.name)}
-        rows = {run_id for (run_id,) in self.connection.execute("select run_id from runs")}
+        marks = dict(self.connection.execute("select run_id, mark from runs"))
+        rows = marks.keys()
         new: list[tuple[str, int]] = []
         still_unborn: list[str] = []
         for run_id in there - rows:
@@ -84,12 +89,16 @@ class Index:
                 new.append((run_id, (self.runs / run_id / "spec.json").stat().st_mtime_ns))
             except OSError:
                 still_unborn.append(run_id)
+        going_on = [  # an ended run that somebody resumed
+            (run_id,) for run_id in there & rows if marks[run_id] and marks[run_id] != mark_of(f"{self.runs}/{run_id}")
+        ]
         is_settled = time.time_ns() - mtime > _SETTLED_SECONDS * 1e9
         with self._writing():
             gone = [(run_id,) for run_id in rows - there]
             self.connection.executemany("delete from runs where run_id = ?", gone)
             self.connection.executemany("delete from views where run_id = ?", gone)
             self.connection.executemany("insert or ignore into runs values (?, ?, '', '')", new)
+            self.connection.executemany("update runs set state = '', mark = '' where run_id = ?", going_on)
             facts = (mtime if is_settled else 0, json.dumps(sorted(still_unborn)))
             self.connection.execute("update folder set mtime = ?, unborn = ?", facts)
 
@@ -97,7 +106,7 @@ class Index:
         """Number of runs."""
         return int(self.connection.execute("select count(*) from runs").fetchone()[0])
 
-    def rows(self, state: str = "", after: str = "", page: int = _BATCH) -> Iterator[IndexRow] | None:
+    def pages(self, state: str = "", after: str = "", size: int = _BATCH) -> Iterator[list[IndexRow]] | None:
         """The runs newest first, those older than `after` alone; None where that is no run.
 
         With a state, those that ended in another one are left out; what has not ended has to be looked at.
@@ -108,29 +117,35 @@ class Index:
             if found is None:
                 return None
             born = int(found[0])
-        return self._pages(state, born, after, min(page, _BATCH))
+        return self._pages(state, born, after, min(size, _BATCH))
 
-    def _pages(self, state: str, born: int, after: str, size: int) -> Iterator[IndexRow]:
+    def _pages(self, state: str, born: int, after: str, size: int) -> Iterator[list[IndexRow]]:
         # Page by page: a statement that is open while its reader does other things would keep writers waiting.
         wanted = "and (state = '' or state = ?)" if state else "and ? = ''"
         query = (
-            f"select run_id, born, state, mark, coalesce(view, '') from runs left join views using (run_id) "
-            f"where (born, run_id) < (?, ?) {wanted} "
+            f"select run_id, born, state, mark from runs where (born, run_id) < (?, ?) {wanted} "
             f"order by born desc, run_id desc limit {size}"
         )
         while page := self.connection.execute(query, (born, after, state)).fetchall():
-            for row in page:
-                yield IndexRow(*row)
+            yield [IndexRow._make(row) for row in page]
             born, after = page[-1][1], page[-1][0]
 
-    def remember(self, rows: Sequence[IndexRow]) -> None:
-        """Keep how these runs ended. What cannot be written is looked at again the next time."""
-        if not rows:
+    def views(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """By run: the mark of the record that its view was made of, and the view as JSON; of a page of runs at most."""
+        query = (
+            "select run_id, mark, view from runs join views using (run_id) "
+            f"where run_id in ({','.join('?' * len(run_ids))})"
+        )
+        return {run_id: (mark, view) for run_id, mark, view in self.connection.execute(query, run_ids)}
+
+    def remember(self, ended: Sequence[tuple[IndexRow, str]]) -> None:
+        """Keep how these runs ended, and their views. What cannot be written is looked at again the next time."""
+        if not ended:
             return
         with self._writing():
-            states = [(row.state, row.mark, row.run_id) for row in rows]
+            states = [(row.state, row.mark, row.run_id) for row, _ in ended]
             self.connection.executemany("update runs set state = ?, mark = ? where run_id = ?", states)
-            views = [(row.run_id, row.view) for row in rows]
+            views = [(row.run_id, view) for row, view in ended]
             self.connection.executemany("insert or replace into views values (?, ?)", views)
 
     @contextmanager
@@ -147,11 +162,80 @@ class Index:
 @contextmanager
 def open_index(home: Path) -> Generator[Index]:
     """The index of a home, in step with its run directories; in memory where the home cannot be written."""
-    index = _open_synced(home)
-    try:
-        yield index
-    finally:
-        index.connection.close()
+    if _kept_is_used.acquire(blocking=False):
+        try:
+            with _kept.opened(home) as index:
+                yield index
+        finally:
+            _kept_is_used.release()
+    else:  # by another thread
+        index = _open_synced(home)
+        try:
+            yield index
+        finally:
+            index.connection.close()
+
+
+class _Kept:
+    """The connection that this process used last."""
+
+    def __init__(self) -> None:
+        self._index: Index | None = None
+        self._file: _FileMark | None = None
+
+    @contextmanager
+    def opened(self, home: Path) -> Generator[Index]:
+        """The index of a home; not kept where something went wrong with it."""
+        file = _FileMark.of(home / FILE)
+        index = self._synced() if file is not None and file == self._file else None
+        if index is None:
+            self._close()
+            index = _open_synced(home)
+        self._index, self._file = index, file
+        try:
+            yield index
+        except BaseException:
+            self._close()
+            raise
+        if file is None or index.is_in_memory:
+            self._close()
+
+    def _synced(self) -> Index | None:
+        try:
+            if self._index is not None:
+                self._index.sync()
+        except (sqlite3.Error, TypeError):  # whoever opens it anew finds out what is wrong
+            return None
+        return self._index
+
+    def _close(self) -> None:
+        if self._index is not None:
+            self._index.connection.close()
+        self._index = self._file = None
+
+
+class _FileMark(NamedTuple):
+    """A file as it is now: another one, or one that was written to, has another mark."""
+
+    process: int  # a connection must not be used by a fork
+    path: str
+    device: int
+    number: int
+    mtime: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> _FileMark | None:
+        """None where there is no file."""
+        try:
+            info = path.stat()
+        except OSError:
+            return None
+        return cls(os.getpid(), str(path), info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size)
+
+
+_kept = _Kept()
+_kept_is_used = threading.Lock()
 
 
 def forget_index(home: Path, reason: str = "") -> None:
@@ -183,13 +267,14 @@ def _open_synced(home: Path) -> Index:
             if connection is not None:
                 connection.close()
             forget_index(home, str(error))
-    index = Index(_connect(":memory:"), home)
+    index = Index(_connect(":memory:"), home, is_in_memory=True)
     index.sync()
     return index
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    # One thread at a time uses it, not always the same.
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         if not _is_made(connection):
             _create(connection)

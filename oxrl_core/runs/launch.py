@@ -296,11 +296,14 @@ def request_stop(run: RunDir, reason: str, grace_seconds: float) -> None:
 def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
     """The final status, when no process of the run is left. Harmless on a run that has ended, and when called twice.
 
-    The supervisor does it; where it is dead or deaf, this process does it in its place.
+    The supervisor does it; where it is dead or deaf, this process does it in its place. One that another machine has
+    lost is refused at once: nobody there hears the wish, and nothing here is its process.
     """
     status = run.status()
     if status.has_ended and status.state != "lost":
         return status
+    if _is_lost_elsewhere(status):
+        raise _out_of_reach(run, status, "of which nothing has been heard for a while")
     if grace is None:
         grace = float(run.spec().get("stop_grace_seconds", 10.0))
     try:
@@ -318,6 +321,8 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
         supervisor = status.supervisor
         if supervisor is None or supervisor.pid == os.getpid():
             break
+        if _is_lost_elsewhere(status):
+            break
         if not process.is_foreign_host(supervisor):
             if not process.is_alive(supervisor):
                 break
@@ -326,12 +331,23 @@ def stop(run: RunDir, reason: str, grace: float | None = None) -> Status:
                 process.send_signal(supervisor, signal.SIGTERM)
         time.sleep(0.1)
     if status.supervisor is not None and process.is_foreign_host(status.supervisor):
-        raise MachineError(
-            f"the run is supervised on {status.supervisor.host}, which did not answer",
-            run.run_id,
-            f"stop it there: oxrl run stop {run.run_id}",
-        )
+        raise _out_of_reach(run, status, "which did not answer")
     return _stop_in_place_of_supervisor(run, reason, grace)
+
+
+def _is_lost_elsewhere(status: Status) -> bool:
+    """Whether its supervisor is another machine's, and has let its heartbeat fall: no wait brings an answer."""
+    return status.state == "lost" and status.supervisor is not None and process.is_foreign_host(status.supervisor)
+
+
+def _out_of_reach(run: RunDir, status: Status, why: str) -> MachineError:
+    host = status.supervisor.host if status.supervisor is not None else "another machine"
+    return MachineError(
+        f"the run is supervised on {host}, {why}",
+        run.run_id,
+        f"stop it there: oxrl run stop {run.run_id}; where that machine is gone, nothing is left to be stopped, and "
+        f"oxrl fork {run.run_id} --step {status.step} (or an earlier one that was saved) goes on here",
+    )
 
 
 def _wait_until_gone(identity: process.ProcessIdentity | None, seconds: float = 5.0) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 _MAX_LOG_LINE = 4000
 _MAX_GREP_BYTES = 64 * 2**20
 _LOG_BLOCK = 2**16
+_FIRST_BLOCK = 2**13  # most readers want a few lines
 # Colours, cursor moves and other control characters; outside text must not steer a terminal or hide itself.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _INVISIBLE = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
@@ -66,7 +67,7 @@ def _read_tail(descriptor: int, size: int, lines: int, grep: str) -> LogChunk:
     found: list[str] = []
     start, rest = size, b""
     while start > 0 and len(found) < lines and size - start < _MAX_GREP_BYTES:
-        block_start = max(0, start - _LOG_BLOCK)
+        block_start = max(0, start - (_LOG_BLOCK if start < size else _FIRST_BLOCK))
         block = os.pread(descriptor, start - block_start, block_start) + rest
         start = block_start
         pieces = block.split(b"\n")

@@ -39,8 +39,8 @@ SHOWN = (
     "seconds",
 )
 
-
 FIRST_BAD = 5  # bad rows that are said in words
+DROPPED = {"too_long": "too long", "empty": "without a token to learn from", "same_pair": "of a pair that is the same"}
 CHANGES = {  # what rendering may do to a row -> its alert
     "cut": ("warning", "rows_cut", "rows that are too long are cut as data.overlong says; data/cut counts them"),
     "folded": (
@@ -99,6 +99,10 @@ class Journal:
     def restore(self, progress: Progress) -> None:
         """Goes on from the newest valid checkpoint of the run directory, where there is one."""
         self.last_row = self.saver.restore(progress)
+        if progress.step > 0:
+            self._say_lost_rows(progress.step)
+            # A resumed run reports its first step once more, without what it measured: that is no row.
+            self.last_row = max(self.last_row, progress.step)
         if self.tripwires is not None:
             self.tripwires.restore(progress.tripwires)
 
@@ -154,7 +158,7 @@ class Journal:
         self._say_skipped(report)
         has_evaluation = any(name.startswith("eval/") for name in report.metrics)
         is_due = report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation
-        if is_due and report.step > self.last_row:  # a resumed run reports its first step once more
+        if is_due and report.step > self.last_row:
             facts = {"step": report.step, "time": time.time()} | self._data_facts()
             facts |= host_memory("driver") | self.children_memory.metrics()
             self.run.append_metrics(facts | report.metrics)
@@ -183,14 +187,32 @@ class Journal:
             "data/folded": stream.counts.get("folded", 0),
         }
 
+    def _say_lost_rows(self, step: int) -> None:
+        """Steps behind a resumed run whose row is gone make an alert: their numbers cannot be had from a checkpoint."""
+        if not self.writes:
+            return
+        every = self.config.report.metrics_every
+        there = {int(row["step"]) for row in self.run.metrics()}
+        lost = [number for number in range(every, step + 1, every) if number not in there]
+        earlier = [event for event in self.run.events() if event.get("code") == "metrics_lost"]
+        if lost and (not earlier or earlier[-1].get("steps") != lost):  # said once, however often it goes on
+            first = ", ".join(map(str, lost[:FIRST_BAD])) + (", ..." if len(lost) > FIRST_BAD else "")
+            self.run.append_event(
+                "warning",
+                "metrics_lost",
+                f"metrics.jsonl has no row of {len(lost)} of the steps up to {step}: {first}; their weights are there, "
+                f"their numbers are not; oxrl replay {self.run.run_id} --step N makes those of a recorded step again",
+                steps=lost,
+            )
+
     def _say_bad(self) -> None:
-        """Rows that cannot be read make an alert with the first five; all are counted in the metrics."""
+        """Rows that cannot be used make an alert with the first five; all are counted in the metrics."""
         bad = self.parts.stream.bad
         if bad and "bad" not in self.said:
             self.said.add("bad")
             first = "; ".join(f"{error.where}: {error.what}" for error in bad[:FIRST_BAD])
             rest = f"; and {len(bad) - FIRST_BAD} more (oxrl data validate lists all)" if len(bad) > FIRST_BAD else ""
-            text = f"{len(bad)} rows cannot be read and are left out: {first}{rest}"
+            text = f"{len(bad)} rows cannot be used and are left out: {first}{rest}"
             self.run.append_event("warning", "bad_rows", text)
             print(f"warning: {text}", flush=True)
 
@@ -206,11 +228,14 @@ class Journal:
         """Rows that do not fit are counted in every row of metrics, and the first ones make an alert."""
         seen, self.num_dropped = self.num_dropped, self.parts.stream.num_dropped
         if seen == 0 and self.num_dropped:
+            first = self.parts.stream.notes.first
+            which = "; ".join(f"{text}: {first[kind]}" for kind, text in DROPPED.items() if kind in first)
             self.run.append_event(
                 "warning",
                 "rows_dropped",
-                f"{self.num_dropped} training rows were too long, or a pair of the same completions, and dropped; "
-                "data.max_prompt_tokens and data.max_length say what fits, data/dropped in the metrics counts on",
+                f"{self.num_dropped} training rows were too long, empty, or a pair of the same completions, and "
+                f"dropped{f' (the first one {which})' if which else ''}; data.max_prompt_tokens and data.max_length "
+                "say what fits, data/dropped in the metrics counts on",
             )
 
     def _say_skipped(self, report: StepReport) -> None:

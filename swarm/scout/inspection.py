@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -174,16 +176,8 @@ def _scan_layers(facts: Facts) -> None:
     if facts.is_miniature:
         return
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "oxrl_core.models.scan"],
-            input=json.dumps(facts.config),
-            capture_output=True,
-            text=True,
-            timeout=SCAN_SECONDS,
-            check=False,
-        )
-        answer = cast("dict[str, Any]", json.loads(done.stdout.splitlines()[-1])) if done.stdout else {}
-    except (subprocess.TimeoutExpired, ValueError):
+        answer = _scanned(json.dumps(facts.config), version("transformers"))
+    except (subprocess.TimeoutExpired, ValueError, IndexError):
         answer = {}
     if "linear" in answer:
         facts.lora_targets = [str(name) for name in cast("list[Any]", answer["linear"])]
@@ -192,3 +186,19 @@ def _scan_layers(facts: Facts) -> None:
             facts.parameters, facts.parameters_from = int(answer["parameters"]), "the empty architecture"
     else:
         facts.note = f"{facts.note} its architecture could not be built empty".strip()
+
+
+@functools.lru_cache(16)
+def _scanned(config: str, transformers: str) -> dict[str, Any]:
+    """What the process says. Importing torch takes it ten seconds and more, and the same question has the same answer:
+    of one configuration and one version of transformers."""
+    done = subprocess.run(
+        [sys.executable, "-m", "oxrl_core.models.scan"],
+        input=config,
+        capture_output=True,
+        text=True,
+        timeout=SCAN_SECONDS,
+        check=False,
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])  # nothing is said where it died, which is asked again
+    return cast("dict[str, Any]", answer)

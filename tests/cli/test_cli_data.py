@@ -83,7 +83,7 @@ def test_validate_of_a_configuration_asks_for_what_its_algorithm_learns_from(
     (item,) = json.loads(out)["items"]
     assert code == 1
     assert item["where"].endswith("pairs.jsonl, line 2")
-    assert "no chosen and no rejected, which dpo learns from" in item["reason"]
+    assert "no chosen completion and no rejected completion to learn from" in item["reason"]
 
 
 def test_prepared_rows_are_read_back_as_they_were(oxrl: Command, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import mcp.types as wire
+import uvicorn
 from mcp import MCPError
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.prompts.base import UserMessage
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # conformance_rounds.py, beside 
 import conformance_rounds
 
 from mcp_server.catalogue import READ, ToolFacts
+from mcp_server.http import without_blanks
 from mcp_server.server import SurfaceTools, build_server
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
@@ -267,4 +269,5 @@ def build_conformance_server() -> Any:
 
 
 if __name__ == "__main__":
-    build_conformance_server().run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+    served: Any = build_conformance_server().streamable_http_app(host="127.0.0.1")
+    uvicorn.run(without_blanks(served), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")

@@ -24,11 +24,7 @@ from oxrl_core.agent_clients import CLIENTS, install, server_command, uninstall
 
 ROOT = Path(__file__).resolve().parents[2]
 Node = Callable[..., subprocess.CompletedProcess[str]]
-CONFORMANCE_CHECKS, CONFORMANCE_CHECKS_2026 = 40, 149
-# What the suite itself counts as pending, and why it fails here.
-EXPLAINED = {
-    "http-header-validation": "the SDK compares a header before it trims the blanks around it; no client sends any",
-}
+CONFORMANCE_CHECKS, CONFORMANCE_CHECKS_2026 = 40, 150
 
 
 @pytest.fixture
@@ -72,8 +68,8 @@ def test_all_that_the_version_without_a_handshake_requires_passes(node: Node, co
     suite = "conformance-2026/dist/index.js"
     ran = node(suite, "server", "--url", conformance_url, "--suite", "all", "--spec-version", "2026-07-28")
     total = re.search(r"Total: (\d+) passed, (\d+) failed", ran.stdout)
-    assert total and int(total[1]) >= CONFORMANCE_CHECKS_2026, ran.stdout[-3000:]
-    assert failed_in(ran.stdout) <= set(EXPLAINED), ran.stdout[-3000:]
+    assert total, ran.stdout[-3000:]
+    assert (int(total[1]), failed_in(ran.stdout)) == (CONFORMANCE_CHECKS_2026, set()), ran.stdout[-3000:]
 
 
 def inspect(node: Node, *words: str) -> subprocess.CompletedProcess[str]:

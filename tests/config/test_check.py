@@ -155,7 +155,13 @@ def test_all_bad_datasets_are_named_at_once(tmp_path):
 
 def test_supervised_rows_need_completions_and_rewards_need_answers(tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b", "completion": "c"}])
-    assert "1 of 2 rows have no completion to learn from" in errors([f"data.train={rows}", "algorithm.name=sft"])
+    some = needs([f"data.train={rows}", "algorithm.name=sft"])
+    assert some.ok and "1 of 2 rows have no completion to learn from, first" in some.problems[0].what
+    assert some.problems[0].what.endswith("they are left out") and some.num_rows == 1
+    strict = [f"data.train={rows}", "algorithm.name=sft", "data.strict=true"]
+    assert "1 of 2 rows have no completion to learn from" in errors(strict)
+    none = write_rows(tmp_path / "none.jsonl", [{"prompt": "a"}, {"prompt": "b", "completion": ""}])
+    assert "2 of 2 rows have no completion to learn from" in errors([f"data.train={none}", "algorithm.name=sft"])
     assert "no row has a reference answer for the reward 'positions'" in errors([f"data.train={rows}"])
 
 

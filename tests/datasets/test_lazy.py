@@ -79,7 +79,7 @@ def test_strict_stops_at_the_first_bad_row(folder: Path, lazy_bytes: int) -> Non
 
 def test_a_source_of_bad_rows_alone_is_refused_with_the_first_of_them(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt"\n[1]\n')
-    with pytest.raises(DataError, match="none of its 2 rows can be read; the first: the line is not JSON"):
+    with pytest.raises(DataError, match="none of its 2 rows can be used; the first: the line is not JSON"):
         read_rows(source(tmp_path / "a.jsonl"), 0, strict=False)
 
 

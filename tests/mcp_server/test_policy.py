@@ -223,7 +223,10 @@ def test_what_has_no_budget_is_refused_above_the_limit_whichever_way_it_starts(
     monkeypatch.setattr(budgets, "hours_on_all_gpus", lambda hours: hours or float("inf"))
     monkeypatch.setattr(onboard, "hours_on_all_gpus", lambda hours: hours or float("inf"))
     monkeypatch.setenv("OXRL_MCP_MAX_GPU_HOURS", "1")
+    order = {"model": "a/b", "max_hours": 3}
+    parked = RunDir.create_from_parts(run.home, "onboard-a", "onboard: {}\n", {"kind": "onboard", "order": order})
     refused = {
+        "steer": ("steer_onboarding", {"run_id": parked.run_id, "action": "retry"}),
         "resume": ("rerun", {"run_id": run.run_id, "mode": "resume"}),
         "onboard": ("onboard_model", {"model": "miniature:chars", "max_hours": 3}),
         "evaluate": ("evaluate_run", {"target": "miniature:chars", "dataset": "reverse3", "reward": "positions",
@@ -235,3 +238,5 @@ def test_what_has_no_budget_is_refused_above_the_limit_whichever_way_it_starts(
     monkeypatch.setenv("OXRL_MCP_ASK_ABOVE_GPU_HOURS", "1")
     for way, (tool, arguments) in refused.items():
         assert error_of(call(tool, arguments))["where"] == "OXRL_MCP_ASK_ABOVE_GPU_HOURS", way
+    given_up = error_of(call("steer_onboarding", {"run_id": parked.run_id, "action": "give_up"}))
+    assert "GPU" not in given_up["what"], "who gives up needs nobody's word"

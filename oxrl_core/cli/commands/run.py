@@ -36,6 +36,9 @@ def run_launch(
 def run_list(
     out: Output,
     state: Annotated[str, typer.Option(help="One state, or `active` for runs that have not ended.")] = "",
+    kind: Annotated[str, typer.Option(help="rl, sft, evaluate, ...")] = "",
+    name: Annotated[str, typer.Option(help="Part of its name or run id.")] = "",
+    since: Annotated[str, typer.Option(help="Begun since then: 24h, 7d, 2026-11-21.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most runs to show.")] = 20,
     cursor: Annotated[str, typer.Option(help="Go on after this run id.")] = "",
 ) -> None:
@@ -43,7 +46,8 @@ def run_list(
     from oxrl_core import api
     from oxrl_core.cli.tables import draw_runs
 
-    out.show(api.list_runs(state=state, limit=limit, cursor=cursor), draw_runs)
+    found = api.list_runs(state=state, kind=kind, name=name, since=since, limit=limit, cursor=cursor)
+    out.show(found, draw_runs)
 
 
 @command(run_app, "show")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
@@ -11,9 +12,16 @@ from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.trends import Point, median
 
 JUMP = 1.8  # a factor of 2 is what a forgotten or doubled gradient accumulation makes of a loss or gradient
+HASH = 12  # letters of a hash of a configuration
 AROUND = 5  # steps before and after a resume
+COMPARED = (
+    "grad_norm", "loss", "reward/mean", "reward/std", "entropy", "kl/ref", "mask/coverage", "completion/length",
+    "preference/margin", "value/loss",
+)  # fmt: skip
 STEEPER = 2.0  # times the steepest of the other steps around it, as logarithms
-SLOW = 5.0  # times the median step of the run
+# Times the median of the first third. Neighbours on a machine slow a step to twice, and every part of it alike.
+SLOW, VERY_SLOW = 2.5, 5.0
+OWN = 2.5  # times the next part: on a busy machine one part of a step is easily twice as late as another
 SLOW_STEPS = 5  # in a row: one slow step is an evaluation or a checkpoint
 LEAK_STEPS = 20
 LEAK_START = 3  # steps in which everything is allocated for the first time
@@ -32,22 +40,53 @@ def gaps(facts: RunFacts) -> Iterator[Seen]:
         yield Seen("resume_gap", 0.8, summary, "warning", told)
 
 
+@detector("steps that stand twice in the record")
+def repeated(facts: RunFacts) -> Iterator[Seen]:
+    """Rows beyond the checkpoint are taken away when a run goes on: a step that stands twice was counted twice."""
+    steps = facts.raw_steps
+    twice = sorted(step for step, times in Counter(steps).items() if times > 1 and step > 0)
+    back = [(one, two) for one, two in itertools.pairwise(steps) if two < one]
+    if not twice and not back:
+        return
+    told = [seen_by("steps that stand there more than once", len(twice), twice[0] if twice else None)]
+    told += [seen_by("goes back", f"from step {one} to {two}", one) for one, two in back[:3]]
+    summary = f"{len(twice)} steps stand in metrics.jsonl more than once"
+    summary += f", from {twice[0]} to {twice[-1]}" if twice else "; the steps are not in order"
+    yield Seen("resume_gap", 0.8, summary, "warning", told)
+
+
+@detector("another configuration than it was made with")
+def edited(facts: RunFacts) -> Iterator[Seen]:
+    """The hash of the configuration against the one of the day it was made, in a run that went on since then."""
+    made, config = str(facts.spec.get("config_hash", "")), facts.config
+    if config is None or len(made) < HASH or not any(event.get("code") == "resumed" for event in facts.events):
+        return
+    from oxrl_core.config.load import config_hash
+
+    if config_hash(config) == made:
+        return
+    told = [seen_by("hash when it was made", made), seen_by("hash of config.yaml", config_hash(config))]
+    summary = "config.yaml was edited since the run was made, and the run went on with it"
+    yield Seen("resume_jump", 0.5, summary, "warning", told)
+
+
 @detector("jumps at a resume")
 def jumps(facts: RunFacts) -> Iterator[Seen]:
     for event in facts.events:
         if event.get("code") != "resumed":
             continue
         step = _step_of(event)
-        for name in ("grad_norm", "loss"):
+        for name in COMPARED:
             series = facts.series(name)
             before = [abs(value) for at, value in series if step - AROUND < at <= step]
             after = [abs(value) for at, value in series if step < at <= step + AROUND]
             if len(before) < 3 or len(after) < 3 or median(before) == 0:
                 continue
             factor = median(after) / median(before)
-            # Beyond the noise of the steps on either side, and by a factor.
+            # Beyond the noise of the steps on either side, by a factor, and at once: not what it was doing anyway.
             apart = min(after) > max(before) or max(after) < min(before)
-            if apart and not 1 / JUMP < factor < JUMP:
+            at_once = abs(after[0] - before[-1]) > 0.5 * abs(median(after) - median(before))
+            if apart and at_once and not 1 / JUMP < factor < JUMP:
                 told = [
                     seen_by(f"{name} before", median(before), step),
                     seen_by(f"{name} after", median(after), step + 1),
@@ -86,40 +125,56 @@ def rates(facts: RunFacts) -> Iterator[Seen]:
 
 @detector("pace")
 def pace(facts: RunFacts) -> Iterator[Seen]:
-    series = facts.series("seconds")
-    if len(series) < 4 * SLOW_STEPS:
+    """Steps that take longer and longer, or suddenly so; which part of them does says more than that they do."""
+    series = facts.series("seconds")[LEAK_START:]
+    if len(series) < 3 * SLOW_STEPS:
         return
-    usual = median([value for _, value in series[: -2 * SLOW_STEPS]])
-    last = [value for _, value in series[-SLOW_STEPS:]]
-    if usual > 0 and min(last) > SLOW * usual:
-        told = [seen_by("seconds a step, usual", usual), seen_by("seconds a step, now", median(last), facts.step)]
-        for name in ("time/generate", "time/reward", "time/train", "time/sync"):
-            values = facts.values(name)
-            if len(values) > SLOW_STEPS and median(values[-SLOW_STEPS:]) > SLOW * median(values[:-SLOW_STEPS]):
-                told.append(seen_by(name, median(values[-SLOW_STEPS:]), facts.step))
-        yield Seen(
-            "slow_step", 0.8, f"steps take {median(last) / usual:.0f} times as long as they did", "warning", told
-        )
+    values = [value for _, value in series]
+    usual, now = median(values[: len(values) // 3]), median(values[-SLOW_STEPS:])
+    if usual <= 0 or min(values[-SLOW_STEPS:]) < SLOW * usual:
+        return
+    told = [seen_by("seconds a step, usual", usual), seen_by("seconds a step, now", now, facts.step)]
+    parts: dict[str, float] = {}
+    for name in ("time/generate", "time/reward", "time/train", "time/sync"):
+        part = facts.values(name)[LEAK_START:]
+        if len(part) >= 3 * SLOW_STEPS and median(part[: len(part) // 3]) > 0:
+            parts[name] = median(part[-SLOW_STEPS:]) / median(part[: len(part) // 3])
+            told.append(seen_by(f"{name}, times the usual", parts[name], facts.step))
+    # One part alone: it is the run's own. All alike: perhaps a neighbour on the machine.
+    ordered = sorted(parts.values())
+    is_own = len(ordered) > 1 and ordered[-1] > OWN * ordered[-2]
+    if not is_own and now < VERY_SLOW * usual:
+        return  # what slows the whole machine down a little is no fault of the run
+    slowest = f", above all {max(parts, key=parts.__getitem__)}" if is_own else ""
+    summary = f"steps take {now / usual:.2g} times as long as they did{slowest}"
+    yield Seen("slow_step", 0.85 if is_own else 0.8, summary, "warning", told)
 
 
 @detector("memory")
 def memory(facts: RunFacts) -> Iterator[Seen]:
     for name in sorted(name for name in facts.names if name.startswith("memory/")):
         # Of a run that was started again only the last start: a new process begins with little.
-        series = _since_last_fall(facts.series(name)[LEAK_START:])
-        if len(series) < LEAK_STEPS:
+        whole = _since_last_fall(facts.series(name)[LEAK_START:])
+        # What begins to leak in the middle of a run leaks in its second half.
+        series = next((part for part in (whole, whole[len(whole) // 2 :]) if _leaks(part)), None)
+        if series is None:
             continue
         values = [value for _, value in series]
-        grown, third = values[-1] - values[0], (len(values) - 1) / 3
-        if grown < max(LEAK_GIB, LEAK_SHARE * values[0]):
-            continue
-        marks = [values[round(third * part)] for part in range(4)]
-        if min(two - one for one, two in itertools.pairwise(marks)) < LEAK_STEADY * grown / 3:
-            continue
+        grown = values[-1] - values[0]
         told = [seen_by(name, values[0], series[0][0]), seen_by(name, values[-1], series[-1][0])]
         a_step = 1024 * grown / (series[-1][0] - series[0][0])
         yield Seen("memory_leak", 0.85, f"{name} grows by {a_step:.3g} MiB a step, evenly", evidence=told)
         return
+
+
+def _leaks(series: list[Point]) -> bool:
+    """Whether it grows by something that counts, in each third of the steps."""
+    values = [value for _, value in series]
+    if len(values) < LEAK_STEPS or values[-1] - values[0] < max(LEAK_GIB, LEAK_SHARE * values[0]):
+        return False
+    third = (len(values) - 1) / 3
+    marks = [values[round(third * part)] for part in range(4)]
+    return min(two - one for one, two in itertools.pairwise(marks)) >= LEAK_STEADY * (values[-1] - values[0]) / 3
 
 
 def _since_last_fall(series: list[Point]) -> list[Point]:

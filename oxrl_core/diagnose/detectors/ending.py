@@ -28,15 +28,27 @@ CAUSES = {
     "NeverStarted": ("never_started", 0.9),
     "Lost": ("lost", 0.7),
     "Orphaned": ("supervisor_killed", 0.9),
+    # Of the language itself: what they are about is known, and not whose fault it is.
+    "TimeoutError": ("deadline", 0.6),
+    "FloatingPointError": ("not_finite", 0.8),
+    "ModuleNotFoundError": ("wrong_request", 0.7),
+    "ImportError": ("wrong_request", 0.7),
+    "FileNotFoundError": ("wrong_request", 0.6),
+    "PermissionError": ("wrong_request", 0.6),
+    "JSONDecodeError": ("wrong_request", 0.6),
+    "UnicodeDecodeError": ("wrong_request", 0.6),
 }
 # What an error of a wider class says where the engine itself has looked.
 WORDS = (
     (re.compile(r"the mask covers"), "mask_coverage"),
     (re.compile(r"adapters bind no module"), "lora_unbound"),
     # Two sides that differ by NaN do not differ: one of them is broken.
-    (re.compile(r"\bnan\b", re.IGNORECASE), "not_finite"),
+    (re.compile(r"\bnan\b|non-finite|not finite", re.IGNORECASE), "not_finite"),
 )
-DISK = re.compile(r"No space left on device|[Dd]isk quota exceeded|the disk is full|Errno 28\b|ENOSPC|Errno 122\b")
+DISK = re.compile(
+    r"No space left on device|[Dd]isk quota exceeded|the disk is full|Errno 28\b|ENOSPC|Errno 122\b|"
+    r"StreamWriter failed writing"
+)
 NO_MEMORY = re.compile(r"out of memory|[Cc]an(?:no|')t allocate memory|MemoryError|Errno 12\b|std::bad_alloc")
 NOT_WEIGHTS = (
     (b"version https://git-lfs", "a pointer of Git LFS, not weights"),

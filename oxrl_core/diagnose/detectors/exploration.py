@@ -56,11 +56,16 @@ def temperature(facts: RunFacts) -> Iterator[Seen]:
         told.append(seen_by("groups/zero_variance, median", median(same), facts.step))
         summary = f"at temperature {degree:g} {median(same):.0%} of the groups have one reward"
         yield Seen("temperature_low", 0.93, summary, evidence=told, before=1)
-    elif degree >= HOT and not (reward and reward.rises):
+    elif degree >= HOT:
         told += [seen_by("reward/mean", reward.last, facts.step)] if reward else []
-        yield Seen(
-            "temperature_high", 0.8, f"at temperature {degree:g} the reward does not rise", evidence=told, before=1
+        rises = reward is not None and reward.rises
+        summary = f"at temperature {degree:g} the reward " + (
+            "rises in spite of the noise" if rises else "does not rise"
         )
+        yield Seen("temperature_high", 0.6 if rises else 0.8, summary, "warning" if rises else "error", told, before=1)
+    elif degree <= COLD:
+        summary = f"at temperature {degree:g} the completions of a group hardly differ"
+        yield Seen("temperature_low", 0.6, summary, "warning", told, before=1)
 
 
 @detector("distance to the reference")
@@ -74,7 +79,7 @@ def reference(facts: RunFacts) -> Iterator[Seen]:
     summary = f"the KL to the reference is {kl.last:.3g} nats per token"
     summary += " and the reward did not rise" if ruined else ""
     severity = "error" if ruined and kl.last > 3 * FAR else "warning"
-    yield Seen("kl_high", 0.75 if ruined else 0.5, summary, severity, told)
+    yield Seen("kl_high", 0.75 if ruined else 0.4, summary, severity, told)
 
 
 def _best(facts: RunFacts) -> float:

@@ -102,6 +102,7 @@ def length_hacking(facts: RunFacts) -> Iterator[Seen]:
     if length is None or reward is None or not facts.stops_at_eos:
         return
     related = _within_prompts(facts.samples.all())
+    yield from _brevity(facts, length.last, related)
     # Against the very beginning: what is paid as plainly as this is found within a few steps.
     start = min(facts.values("completion/length")[:BEGINNING])
     paid = reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING])
@@ -118,6 +119,22 @@ def length_hacking(facts: RunFacts) -> Iterator[Seen]:
     confidence = 0.9 if related > 0.8 or (held_out is not None and held_out <= 0) else 0.75
     summary = f"completions grew from {start:.0f} to {length.last:.0f} tokens, and longer ones are paid more"
     yield Seen("length_hacking", confidence, summary, "error" if related > 0.8 else "warning", told)
+
+
+def _brevity(facts: RunFacts, now: float, related: float) -> Iterator[Seen]:
+    """The other way round: short completions are what is paid."""
+    start, reward = max(facts.values("completion/length")[:BEGINNING]), facts.trend("reward/mean")
+    paid = reward is not None and (reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING]))
+    if GROWN * now > start or related > -LENGTH_RELATED or not paid:
+        return
+    shortest = sorted(facts.samples.late(), key=lambda sample: sample.length)[:3]
+    told = [seen_by("correlation of length and reward within a prompt", related, facts.step)]
+    told.append(seen_by("completion/length at first", start))
+    told.append(seen_by("completion/length at last", now, facts.step, [sample.name for sample in shortest]))
+    summary = f"completions shrank from {start:.0f} to {now:.0f} tokens, and shorter ones are paid more"
+    advice = "read the shortest of the last step; make the reward blind to length"
+    sure = related < -0.8
+    yield Seen("length_hacking", 0.9 if sure else 0.75, summary, "error" if sure else "warning", told, advice)
 
 
 @detector("training against held-out reward")
@@ -204,6 +221,16 @@ def part_hacking(facts: RunFacts) -> Iterator[Seen]:
         told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
         summary = f"{up} rose by {moved[up]:.2g} while {down} fell by {-moved[down]:.2g}"
         yield Seen("part_hacking", 0.8, summary, "warning", told)
+        return
+    # Or the heavier part is learned and the other never is. A form that is learned first is as light as a bonus.
+    wide = {name: max([*early[name], *late[name]]) - min([*early[name], *late[name]]) for name in moved}
+    level = (statistics.fmean(late[down]) - min([*early[down], *late[down]])) / max(wide[down], 1e-9)
+    is_heavier = wide[up] >= wide[down] > 0 and "format" not in up
+    if is_heavier and moved[up] > 0.3 * wide[up] and abs(moved[down]) < 0.1 * wide[down] and level < 0.5:
+        told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
+        told += [seen_by(f"range of part {name}", value) for name, value in wide.items()]
+        summary = f"{up}, which pays up to {wide[up]:.2g}, rose by {moved[up]:.2g}; {down} stays where it was"
+        yield Seen("part_hacking", 0.9, summary, evidence=told)
 
 
 def _share(samples: list[Sample], best: float) -> float:

@@ -21,7 +21,8 @@ LOST_SOME, LOST_MANY = 0.05, 0.3  # share of the training rows that never reach 
 LEAK = 0.02  # share of held-out rows that stand in the training data too: a few may be chance
 LEAK_MANY = 0.2
 CONTRADICTED = 0.1  # share of prompts with several answers
-DOUBLES = 3.0  # rows for each different prompt
+DOUBLES, DOUBLES_MANY = 1.5, 10.0  # rows for each different one: a file that stands there twice; a handful of rows
+ECHOES, ECHOES_MANY = 0.1, 0.3  # share of rows whose answer is the prompt: no task of words asks for many of them
 
 
 @detector("completions that are cut off")
@@ -94,8 +95,8 @@ def leak(facts: RunFacts) -> Iterator[Seen]:
     train, held_out = rows_of(facts, "train"), rows_of(facts, "eval")
     if not train or not held_out:
         return
-    known = {row.prompt for row in train if row.prompt}
-    shared = [row for row in held_out if row.prompt in known]
+    known = {_plain(row.prompt) for row in train if row.prompt}
+    shared = [row for row in held_out if _plain(row.prompt) in known]
     share = len(shared) / len(held_out)
     if share < LEAK:
         return
@@ -115,11 +116,12 @@ def answers(facts: RunFacts) -> Iterator[Seen]:
         ("completion", [(row, row.completion) for row in known if row.completion and not facts.is_rl]),
     ):
         echoes = [row for row, text in texts if text.strip() == row.prompt.strip()]
-        if len(texts) >= 10 and len(echoes) > 0.9 * len(texts):
+        if len(texts) >= 10 and len(echoes) > ECHOES * len(texts):
             share, names = len(echoes) / len(texts), [row.id for row in echoes[:3]]
             told = [seen_by(f"{what} equal to the prompt", share, samples=names)]
             summary = f"the {what} of {len(echoes)} of {len(texts)} rows is the prompt itself"
-            yield Seen("answer_is_prompt", 0.97, summary, evidence=told, before=1)
+            severity = "error" if share > ECHOES_MANY else "warning"
+            yield Seen("answer_is_prompt", 0.97 if share > 0.9 else 0.85, summary, severity, told, before=1)
     rows = [row for row in known if row.answer]
     if len(rows) < 10:
         return
@@ -174,14 +176,20 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
 def doubles(facts: RunFacts) -> Iterator[Seen]:
     rows = rows_of(facts, "train")
     prompts = {(row.prompt, row.answer, row.completion, row.question, row.verdict) for row in rows}
-    # Without any of these a row is its prompt alone, or a text that was not read.
-    is_whole = all(row.answer or row.completion or row.question for row in rows)
+    # Without any of these a row is its prompt alone, but for texts, which are nothing else.
+    is_text = str(facts.setting("algorithm.name")) == "cpt"
+    is_whole = is_text or all(row.answer or row.completion or row.question for row in rows)
     if len(rows) >= 30 and len(rows) > DOUBLES * len(prompts) and is_whole:
         told = [seen_by("rows", len(rows)), seen_by("different rows", len(prompts))]
-        severity = "error" if len(rows) > 10 * len(prompts) else "warning"
+        severity = "error" if len(rows) > DOUBLES_MANY * len(prompts) else "warning"
         yield Seen(
             "duplicate_prompts", 0.85, f"{len(rows)} rows hold only {len(prompts)} different ones", severity, told
         )
+
+
+def _plain(text: str) -> str:
+    """A prompt without the differences that an export makes: case and white space."""
+    return " ".join(text.lower().split())
 
 
 def _is_going_on(cut: list[Sample]) -> bool:

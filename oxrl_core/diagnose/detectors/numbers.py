@@ -62,7 +62,7 @@ def gradient_spike(facts: RunFacts) -> Iterator[Seen]:
         step, value = max(spikes, key=lambda point: point[1])
         summary = f"the gradient of step {step} is {value / usual:.0f} times the median"
         evidence = [seen_by("grad_norm", value, step) for step, value in spikes[:4]]
-        yield Seen("gradient_spike", 0.6, summary, "warning", [*evidence, seen_by("median", usual)], before=step)
+        yield Seen("gradient_spike", 0.45, summary, "warning", [*evidence, seen_by("median", usual)], before=step)
 
 
 @detector("updates lost to rounding")
@@ -73,7 +73,9 @@ def lost_updates(facts: RunFacts) -> Iterator[Seen]:
     lost = trend([point for point in facts.series("update/lost") if point[0] not in at_floor])
     if lost and lost.last > 0.5:  # most of what the optimizer wanted did not happen
         summary = f"{lost.last:.0%} of the weights kept their value although they had an update"
-        yield Seen("lost_updates", 0.85, summary, evidence=[seen_by("update/lost", lost.last, facts.step)])
+        told = [seen_by("update/lost", lost.last, facts.step)]
+        told.append(seen_by("model.precision", str(facts.setting("model.precision", "auto"))))
+        yield Seen("lost_updates", 0.85, summary, evidence=told)
 
 
 @detector("the learning rate's way")
@@ -117,7 +119,7 @@ def too_high(facts: RunFacts) -> Iterator[Seen]:
     if peak > bound:
         yield Seen("lr_too_high", 0.92, f"lr {peak:g} is far above the usual, and {collapse}", evidence=told, before=1)
     elif peak > 0.3 * bound:
-        yield Seen("lr_too_high", 0.55, f"lr {peak:g} is high, and {collapse}", "warning", told, before=1)
+        yield Seen("lr_too_high", 0.8, f"lr {peak:g} is high, and {collapse}", evidence=told, before=1)
 
 
 @detector("the course of the loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,11 @@ ROW_KEYS = ("train.rows_per_step", "data.train_on")
 DAMPED, STOPPED = 0.1, 0.01  # share of lr that is left of a typical update: noticeable; nearly nothing
 LORA_USUAL = 0.5  # alpha / rank; recipes lie between this and 4
 LORA_FAINT = 0.05  # a tenth of the least that is usual
+FEW = 10  # steps
+CLIPPED = 0.6  # share of tokens; GSPO's narrow range clips 0.4 in healthy runs
+DROPPED = 0.5
+FORGOTTEN = 0.05  # of the reward that is left at the first token
+DECAY_USUAL, DECAYED = 1.0, 0.5  # recipes take 0 to 0.1; half of a matrix in one run is no regulariser any more
 SLOW_FALL = 0.5  # share of its beginning that a loss must have fallen by, for a faint adapter to be no matter
 
 
@@ -112,3 +118,75 @@ def adapter_scale(facts: RunFacts) -> Iterator[Seen]:
     summary = f"{name} hardly moves: what the adapters learn is multiplied by alpha / rank = {scale:.2g}"
     advice = f"set model.lora.alpha to {LORA_USUAL * rank:g} or more"
     yield Seen("reward_flat" if facts.is_rl else "loss_flat", 0.85, summary, "error", told, next=advice, before=1)
+
+
+@detector("what the clipping leaves of the gradient")
+def clipped_away(facts: RunFacts) -> Iterator[Seen]:
+    """Nearly all tokens lie beyond the clip range after the first update of a step: nothing is learned from them."""
+    share, reward = facts.values("ratio/clipped"), facts.trend("reward/mean")
+    if len(share) < FEW or reward is None or median(share) < CLIPPED or reward.rises:
+        return
+    low, high = facts.setting("algorithm.clip_low"), facts.setting("algorithm.clip_high")
+    told = [seen_by("ratio/clipped, median", median(share), facts.step)]
+    told += [
+        seen_by(f"algorithm.{name}", str(value)) for name, value in (("clip_low", low), ("clip_high", high)) if value
+    ]
+    told.append(seen_by("reward/mean, last third", reward.last, facts.step))
+    summary = f"{median(share):.0%} of the tokens lie beyond the clip range, and the reward does not rise"
+    advice = "set algorithm.clip_low and clip_high to usual values (0.2), or make fewer updates of a step's rollouts"
+    yield Seen("reward_flat", 0.8, summary, "error", told, next=advice, before=1)
+
+
+@detector("what the mismatch correction leaves")
+def dropped(facts: RunFacts) -> Iterator[Seen]:
+    share = facts.values("mismatch/dropped")
+    if len(share) < FEW or median(share) < DROPPED or float(facts.setting("rollout.top_p", 1.0)) < 1:
+        return
+    told = [seen_by("mismatch/dropped, median", median(share), facts.step)]
+    told += [seen_by(f"algorithm.{name}", str(facts.setting(f"algorithm.{name}"))) for name in
+             ("mismatch", "mismatch_low", "mismatch_high")]  # fmt: skip
+    gap = facts.values("gap/mean")
+    told += [seen_by("gap/mean, median", median(gap), facts.step)] if gap else []
+    is_gap = bool(gap) and median(gap) > 0.01
+    summary = f"the mismatch correction drops {median(share):.0%} of the tokens"
+    summary += "" if is_gap else ", although trainer and sampler agree: its band is too narrow"
+    yield Seen("logprob_gap" if is_gap else "reward_flat", 0.8, summary, "error", told, before=1)
+
+
+@detector("the discount over a completion")
+def forgotten(facts: RunFacts) -> Iterator[Seen]:
+    """A reward at the end that hardly reaches the first tokens."""
+    discount = float(facts.setting("algorithm.discount", 1.0) or 1.0)
+    length, reward = facts.values("completion/length"), facts.trend("reward/mean")
+    if not facts.is_rl or not length or discount >= 1 or reward is None or reward.rises:
+        return
+    if str(facts.setting("algorithm.advantage")) not in ("returns", "gae"):
+        return
+    left = discount ** median(length)
+    if left > FORGOTTEN:
+        return
+    told = [seen_by("algorithm.discount", discount), seen_by("completion/length, median", median(length), facts.step)]
+    summary = f"of a reward at the end {left:.1g} reaches the first token, and the reward does not rise"
+    advice = "set algorithm.discount to 1: rewards are given for whole completions"
+    yield Seen("reward_flat", 0.8, summary, "error", told, next=advice, before=1)
+
+
+@detector("the weight decay of a step")
+def decay(facts: RunFacts) -> Iterator[Seen]:
+    """Matrices that shrink faster than they can learn: lr x weight_decay is the share that each step takes away."""
+    strength = float(facts.setting("train.weight_decay", 0.0) or 0.0)
+    rates = facts.values("lr")
+    lost = 1 - math.prod(max(0.0, 1 - rate * strength) for rate in rates)
+    if strength <= DECAY_USUAL or lost < DECAYED:
+        return
+    told = [seen_by("train.weight_decay", strength), seen_by("share of each matrix that decayed", lost, facts.step)]
+    name = "reward/mean" if facts.is_rl else "loss"
+    course = facts.trend(name)
+    told += [seen_by(f"{name}, last third", course.last, facts.step)] if course else []
+    first = median(facts.values(name)[:3])
+    # Where it learns all the same, the decay is a matter of taste.
+    stuck = course is not None and (not course.rises if facts.is_rl else course.last > 0.6 * abs(first))
+    summary = f"with weight decay {strength:g} every matrix loses {lost:.0%} of itself in {len(rates)} steps"
+    advice = "set train.weight_decay to a usual value: 0 to 0.1"
+    yield Seen("reward_flat" if facts.is_rl else "loss_flat", 0.85 if stuck else 0.6, summary,
+               "error" if stuck else "warning", told, next=advice, before=1)  # fmt: skip

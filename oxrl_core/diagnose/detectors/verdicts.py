@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.samples import Sample
-from oxrl_core.diagnose.trends import correlation, median
+from oxrl_core.diagnose.trends import correlation, median, trend
 from oxrl_core.diagnose.views import Evidence
 
 SURE_STEPS = 10  # steps of one constant reward that cannot be chance
@@ -17,7 +18,8 @@ FEW_STEPS = 5  # with that many rollouts behind each, fewer steps suffice
 MANY = 200  # rollouts
 DEAD_GROUPS = 0.9  # share of groups with one reward
 ERRORS_SOME, ERRORS_MANY = 0.05, 0.3  # share of completions without a verdict: noticeable; a run on what is left
-REPEATED = 20  # completions seen twice with a verdict each, before their consistency says something
+ERRORS_FEW, ERRORS_COUNTED = 0.01, 10  # of the whole run, where so many are recorded: a verifier with a hole
+REPEATED, REPEATED_FEW = 20, 6  # completions seen twice with a verdict each, before their consistency says something
 # A process that is gone, in the words of the pool of verifiers or of the sandbox.
 DIED = re.compile(r"process (ended|died|was killed|is gone)|exit code|Broken ?pipe|signal \d+|SIG(SEGV|KILL|ABRT|BUS)")
 DEATHS, DEATHS_SHARE = 3, 0.01  # fewer may be the machine's fault
@@ -25,6 +27,7 @@ SMALL_GROUP, USUAL_GROUP = 4, 8
 LIKE_EXPECTED = 0.1
 DULL = 0.6  # share of small groups with one reward, from which on most of the drawing is for nothing
 FLAT_STEPS = 20
+WINDOW, FALLEN = 5, 0.6  # steps that tell a level; of the best such level
 PAIRS = 200  # tokens seen at two steps, before their direction says something
 UNSURE = -3.0  # log-prob of a completion: one in twenty
 OFTEN = 4  # times in a step: the mean of fewer is noise
@@ -60,21 +63,25 @@ def constant(facts: RunFacts) -> Iterator[Seen]:
 
 @detector("verdicts that failed")
 def errors(facts: RunFacts) -> Iterator[Seen]:
-    share = facts.trend("reward/errors")
-    if share is None or share.last < ERRORS_SOME:
+    shares = facts.values("reward/errors")
+    bad = [sample for sample in facts.samples.all() if sample.status in ("error", "timeout")]
+    # At the end, or over the whole run where the record has enough of them to be no accident.
+    late_share = statistics.fmean(shares[-max(FEW_STEPS, len(shares) // 3) :]) if len(shares) >= 3 else 0.0
+    whole = statistics.fmean(shares) if shares else 0.0
+    share = max(late_share, whole)
+    if share < ERRORS_SOME and (whole < ERRORS_FEW or len(bad) < ERRORS_COUNTED):
         yield from _dead_verifiers(facts)
         return
-    bad = [sample for sample in facts.samples.all() if sample.status in ("error", "timeout")]
     late = [sample for sample in bad if sample.status == "timeout"]
     names = [sample.name for sample in bad[:3]]
-    told = [seen_by("reward/errors", share.last, facts.step, names)]
-    severity = "error" if share.last >= ERRORS_MANY else "warning"
+    told = [seen_by("reward/errors", share, facts.step, names)]
+    severity = "error" if share >= ERRORS_MANY else "warning"
     waited = _waits(facts)
     if len(late) * 2 > len(bad) or (not bad and waited):
-        summary = f"{share.last:.0%} of the verdicts did not come in time"
+        summary = f"{share:.0%} of the verdicts did not come in time"
         yield Seen("verifier_timeouts", 0.9, summary, severity, [*told, *waited])
     else:
-        summary = f"{share.last:.0%} of the completions have no verdict: the verifier fails on them"
+        summary = f"{share:.0%} of the completions have no verdict: the verifier fails on them"
         yield Seen("verifier_errors", 0.9, summary, severity, [*told, *waited])
 
 
@@ -108,8 +115,9 @@ def inconsistent(facts: RunFacts) -> Iterator[Seen]:
         if abs((first.score or 0.0) - (sample.score or 0.0)) > 1e-6:
             different += 1
             names += [f"{first.name} and {sample.name}"] if len(names) < 3 else []
-    # A fifth: a judge is allowed some noise, and rewards that compare a group see other groups.
-    if repeated >= REPEATED and different > 0.2 * repeated:
+    # A fifth: a judge is allowed some noise, and rewards that compare a group see other groups. Of few, most.
+    is_often = repeated >= REPEATED and different > 0.2 * repeated
+    if is_often or (repeated >= REPEATED_FEW and different > 0.5 * repeated):
         share = different / repeated
         told = [seen_by("same completion, other verdict", share, facts.step, names)]
         summary = f"of {repeated} completions that came again {share:.0%} got another verdict"
@@ -195,6 +203,15 @@ def course(facts: RunFacts) -> Iterator[Seen]:
     if reward.steps >= 10 and reward.falls and reward.last < 0.8 * reward.first and reward.first > 0:
         summary = f"the training reward fell from {reward.first:.3g} to {reward.last:.3g}"
         yield Seen("reward_falls", 0.7, summary, evidence=told)
+    series = facts.series("reward/mean")
+    means = [(step, sum(value for _, value in series[at : at + WINDOW]) / WINDOW)
+             for at, (step, _) in enumerate(series[: -WINDOW + 1])]  # fmt: skip
+    peak = max(means, key=lambda point: point[1], default=(0, 0.0))
+    fell = trend([point for point in series if point[0] >= peak[0]])
+    if reward.steps >= FLAT_STEPS and peak[1] > 0 and fell and fell.falls and fell.last < FALLEN * peak[1]:
+        told = [seen_by("reward/mean, best five steps", peak[1], peak[0]), told[1]]
+        summary = f"the training reward fell from {peak[1]:.3g} around step {peak[0]} to {fell.last:.3g}"
+        yield Seen("reward_falls", 0.75, summary, evidence=told, before=peak[0])
     best = max((sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict), default=1.0)
     if reward.steps >= FLAT_STEPS and abs(reward.deviations) < 2 and reward.last < 0.9 * best:
         summary = f"the reward stays at {reward.last:.3g} over {reward.steps} steps"

@@ -79,6 +79,7 @@ class Supervisor:
         self.was_ended = False  # for standing still
         self.refusal: OSError | None = None  # by the disk, of the last heartbeat
         self.is_adopted = record is not None and not resumes
+        self.is_going_on = resumes  # and nobody was told yet
         self.record: dict[str, Any] = {
             "state": "starting",
             "started_at": time.time(),
@@ -285,6 +286,9 @@ class Supervisor:
         self.record["processes"] = [[identity.pid, identity.start] for identity in below]
         try:
             write_json(self.run.path / "status.json", self.record, durable=durable)
+            if self.is_going_on:
+                self.run.tell_going_on()
+                self.is_going_on = False
             self.refusal = None
         except OSError as error:
             if durable:

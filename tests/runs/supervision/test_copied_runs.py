@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_one_that_had_ended_is_seen_as_it_ended_and_goes_on_here(
 
 
 def test_one_that_seemed_to_run_is_left_to_its_machine_and_the_way_to_go_on_here_is_named(
-    make_run: MakeRun, tmp_path: Path, stranger: subprocess.Popen[bytes]
+    make_run: MakeRun, tmp_path: Path, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(SLEEP)
     launch.launch(run)
@@ -85,6 +86,15 @@ def test_one_that_seemed_to_run_is_left_to_its_machine_and_the_way_to_go_on_here
     with pytest.raises(MachineError, match="belongs to another") as caught:
         resume(there)
     assert "oxrl fork" in caught.value.next_step
+    (there.path / "stop.json").unlink()  # of the stop before the copy
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it waits {seconds} s for nobody"))
+        with pytest.raises(MachineError, match=r"supervised on another, of which nothing has been heard") as refused:
+            launch.stop(there, "from here")
+    assert refused.value.where == run.run_id
+    assert "stop it there" in refused.value.next_step
+    assert "oxrl fork" in refused.value.next_step
+    assert not (there.path / "stop.json").exists()  # whoever goes on with the copy would be stopped by it
 
 
 def test_one_of_this_machine_before_it_was_started_anew_goes_on_by_itself(

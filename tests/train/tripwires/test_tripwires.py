@@ -15,7 +15,7 @@ from oxrl_core.config.tripwires import TRIPWIRE_CODES
 from oxrl_core.errors import LogprobGapError, NumericsError, TripwireError
 from oxrl_core.runs.rundir import RunDir
 from oxrl_core.train.report import StepReport
-from oxrl_core.train.row_facts import facts_of_items
+from oxrl_core.train.row_facts import RowFacts, facts_of_items
 from oxrl_core.train.tripwires import CODES, Tripwires
 from oxrl_core.train.tripwires.base import Bell, Facts, Finding
 from oxrl_core.train.tripwires.facts import bos_of
@@ -108,6 +108,18 @@ def test_a_mask_that_covers_prompts_or_suddenly_little_is_said(wires):
     assert play(wires(lesson="documents"), [whole] * 12) == []
     rows = [{"num_tokens": 9.0, "mask/coverage": share} for share in [0.5] * 12 + [0.09, 0.5]]
     assert play(wires(lesson="examples"), rows) == ["mask_coverage@13"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "each", "words"),
+    [(8.0, 4, ""), (9.0, 4, "trained on 9 tokens; its rows have 8"), (2.0, 1, "one token of each row")],
+)
+def test_a_mask_that_lies_elsewhere_than_the_rows_say(wires, trained, each, words):
+    panel = wires(lesson="examples")
+    rows = [RowFacts(tokens=9, trained=each, first_trained=5, behind=0, ends=True)] * 2
+    panel.look(StepReport(3, {"num_tokens": trained, "mask/coverage": 0.4}, row_facts=rows))
+    said = [event for event in alerts(panel) if event["code"] == "mask_coverage"]
+    assert [words in event["message"] for event in said] == ([True] if words else [])
 
 
 def test_completions_that_never_end_and_those_that_are_cut_off_are_told_apart(wires):
