@@ -57,7 +57,8 @@ class Server:
     """`oxrl-mcp` and a client that speaks just enough of its protocol."""
 
     def __init__(self, home: Path) -> None:
-        environment = {**os.environ, "OXRL_HOME": str(home)}
+        # Its own limit of launches is for agents, not for a hundred of these.
+        environment = {**os.environ, "OXRL_HOME": str(home), "OXRL_MCP_LAUNCHES_PER_HOUR": "0"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mcp_server"],
             env=environment,

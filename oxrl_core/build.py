@@ -186,10 +186,10 @@ def _say_misplaced(config: Config, run: RunDir, rows: RowStream, render: Callabl
         return
     first = [row for row in islice(rows.epoch_rows(0), CHECKED_ITEMS) if not row.get("media")]
     items = ((row, item) for row in first for item in rendered([row], render))
-    text = misplaced_mask(((prompt_tokens(row, tokenizer, config.data), item) for row, item in items), tokenizer)
+    code, text = misplaced_mask(((prompt_tokens(row, tokenizer, config.data), item) for row, item in items), tokenizer)
     if text:
         message = "the mask is not exactly the completion behind the prompt; what is trained on in [[ ]]: "
-        run.append_event("error", "mask_coverage", message + text[:SHOWN_CHARACTERS], step=0, metric="mask/coverage")
+        run.append_event("error", code, message + text[:SHOWN_CHARACTERS], step=0, metric="mask/coverage")
 
 
 def build_rl(config: Config, run: RunDir, progress: Progress, recorded: Path | None = None) -> RlParts:

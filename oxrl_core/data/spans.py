@@ -57,8 +57,11 @@ def check_masks(items: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> Non
     )
 
 
-def misplaced_mask(rows: Iterable[tuple[list[int], Any]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first item, marked, whose mask is not exactly what stands behind its prompt; empty where all are.
+def misplaced_mask(rows: Iterable[tuple[list[int], Any]], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """The first item, marked, whose mask is not exactly what stands behind its prompt, after the code of its alert.
+
+    The code is no_eos where nothing but the last token is missing, else mask_coverage. Both are empty where all are
+    right.
 
     `rows`: the tokens of each prompt, and the item. One that was cut, or that holds media, does not begin with them.
     """
@@ -67,8 +70,9 @@ def misplaced_mask(rows: Iterable[tuple[list[int], Any]], tokenizer: PreTrainedT
         for example in examples_of(item):
             right = [False] * start + [True] * (len(example.token_ids) - start)
             if example.token_ids[:start] == prompt_ids and example.completion_mask != right:
-                return marked(spans(example, tokenizer))
-    return ""
+                only_its_end = example.completion_mask[:-1] == right[:-1]
+                return "no_eos" if only_its_end else "mask_coverage", marked(spans(example, tokenizer))
+    return "", ""
 
 
 def marked(runs: Sequence[tuple[bool, str]]) -> str:

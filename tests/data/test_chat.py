@@ -17,7 +17,7 @@ from oxrl_core.config.schema import DataConfig
 from oxrl_core.data.chat import RenderNotes, end_of_turn, fold_system, without_opened_thinking
 from oxrl_core.data.collate import collate_examples
 from oxrl_core.data.render import merge_turns, render_example, render_labeled, render_pair, render_prompt
-from oxrl_core.data.spans import check_masks, marked, spans
+from oxrl_core.data.spans import check_masks, marked, misplaced_mask, spans
 from oxrl_core.errors import DataError
 from oxrl_core.types import Example
 
@@ -305,3 +305,20 @@ def test_a_mask_of_nothing_or_of_everything_is_refused_with_the_text(tmp_path: P
         with pytest.raises(DataError, match=r"covers 100 % "):
             check_masks([Example(ids, mask)], tokenizer)
     check_masks([Example(ids, [False] * 4), Example(ids, [False, False, False, True])], tokenizer)  # one row may be odd
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ([False, False, True, True], ("", "")),
+        ([False, True, True, True], ("mask_coverage", "a[[bcd]]")),
+        ([True, True, False, False], ("mask_coverage", "[[ab]]cd")),
+        ([False, False, True, False], ("no_eos", "ab[[c]]d")),
+        ([False, False, False, True], ("mask_coverage", "abc[[d]]")),
+    ],
+)
+def test_a_mask_is_what_stands_behind_the_prompt(mask: list[bool], said: tuple[str, str], tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, CHATML)
+    ids = tokenizer("abcd", add_special_tokens=False)["input_ids"]
+    assert misplaced_mask([(ids[:2], Example(ids, mask))], tokenizer) == said
+    assert misplaced_mask([(ids[1:3], Example(ids, mask))], tokenizer) == ("", "")  # it does not begin with its prompt

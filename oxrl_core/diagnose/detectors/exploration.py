@@ -9,9 +9,11 @@ from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.trends import median
 
 SETTLED = 0.1  # of the entropy at the start
-NOISE = 1.2  # times the entropy at the start
+NOISE, NATS = 1.2, 0.2  # times the entropy at the start, and nats per token above it: less is no noise
+STRONG = 0.03  # an entropy bonus; recipes take 0 to 0.01
 COLD, HOT = 0.3, 1.8  # temperatures outside of which training rollouts are hardly ever drawn
 FAR = 1.0  # nats per token from the reference: another model, in which the reference no longer says anything
+HELD = 0.1  # a KL coefficient that holds a policy within a nat of its reference, for rewards of about 1
 SUCCESS = 0.8  # of the best reward: a policy that has found it may settle
 
 
@@ -32,10 +34,12 @@ def entropy(facts: RunFacts) -> Iterator[Seen]:
         severity = "warning" if reward and reward.rises and level > 0.5 else "error"
         yield Seen("entropy_low", 0.85, summary, severity, told, before=first)
     coefficient = float(facts.setting("algorithm.entropy_coef", 0.0) or 0.0)
-    if now > NOISE * start and not (reward and reward.rises):
+    # A policy that has found the reward may say it in many ways.
+    if now > max(NOISE * start, start + NATS) and not (reward and reward.rises) and level < SUCCESS:
         summary = f"the entropy rose from {start:.3g} to {now:.3g}"
         summary += f" with entropy_coef {coefficient:g}" if coefficient else ""
-        yield Seen("entropy_high", 0.85 if coefficient else 0.6, summary, "error" if coefficient else "warning", told)
+        is_paid = coefficient > STRONG
+        yield Seen("entropy_high", 0.85 if is_paid else 0.6, summary, "error" if is_paid else "warning", told)
     elif coefficient > 0 and reward and not reward.rises and now > 0.9 * start and reward.steps >= 15:
         loss = facts.trend("loss")
         # The bonus counts coefficient x entropy in the loss; where that is all of it, the reward is not heard.
@@ -64,8 +68,11 @@ def temperature(facts: RunFacts) -> Iterator[Seen]:
         )
         yield Seen("temperature_high", 0.6 if rises else 0.8, summary, "warning" if rises else "error", told, before=1)
     elif degree <= COLD:
+        stays = reward is None or not reward.rises
+        told += [seen_by("reward/mean", reward.last, facts.step)] if reward else []
         summary = f"at temperature {degree:g} the completions of a group hardly differ"
-        yield Seen("temperature_low", 0.6, summary, "warning", told, before=1)
+        summary += ", and the reward does not rise" if stays else ""
+        yield Seen("temperature_low", 0.9 if stays else 0.6, summary, "error" if stays else "warning", told, before=1)
 
 
 @detector("distance to the reference")
@@ -79,7 +86,14 @@ def reference(facts: RunFacts) -> Iterator[Seen]:
     summary = f"the KL to the reference is {kl.last:.3g} nats per token"
     summary += " and the reward did not rise" if ruined else ""
     severity = "error" if ruined and kl.last > 3 * FAR else "warning"
-    yield Seen("kl_high", 0.75 if ruined else 0.4, summary, severity, told)
+    confidence = 0.75 if ruined else 0.4
+    pull = float(facts.setting("algorithm.kl_coef", 0.0) or 0.0)
+    if severity == "error" and pull >= HELD:
+        # What is paid for with so much of the reward, and yet grows, is not held: its sign, or its place, is wrong.
+        confidence = 0.93
+        told.append(seen_by("algorithm.kl_coef", pull))
+        summary += f", although algorithm.kl_coef {pull:g} should hold it"
+    yield Seen("kl_high", confidence, summary, severity, told)
 
 
 def _best(facts: RunFacts) -> float:

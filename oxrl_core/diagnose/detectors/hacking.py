@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.samples import Sample, commonest
-from oxrl_core.diagnose.trends import correlation
+from oxrl_core.diagnose.trends import correlation, median
 
 DOMINANT = 0.5  # share of prompts that get the very same completion
 MANY, TRIED = 50, 20  # completions; of the first tries, and different texts
@@ -18,6 +18,9 @@ MIN_PROMPTS = 8  # different prompts, before a shared answer says anything
 LENGTH_RELATED = 0.6  # correlation of length and reward within a prompt: above it length is what is paid
 GROWN = 1.3  # growth of the completions; a reasoning model that thinks longer also grows, but unpaid by length itself
 BEGINNING = 5  # steps
+EVEN = 0.01  # by what the mean reward of a comparing judge moves from step to step
+FULL = 0.8  # share of the completions that are as long as they may be
+PAID = 0.6  # of the best reward: an answer that gets less is what is left of a policy, not what it found out
 PASSES = 20  # over the same prompts: recipes take 1 to 15
 APART = 0.25  # of what the reward has gained: by how much training leaves the held-out reward behind
 OPPOSED = 0.05  # of the reward's range: how far the held-out reward must have fallen
@@ -37,7 +40,9 @@ def constant_answer(facts: RunFacts) -> Iterator[Seen]:
     if share < DOMINANT or weight < DOMINANT:
         return
     reward = facts.trend("reward/mean")
-    paid = reward is not None and (reward.rises or reward.last > 0.5 * max(sample.score or 0.0 for sample in late))
+    best = max((sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict), default=0.0)
+    paid = reward is not None and reward.last > PAID * best > 0
+    some = paid or (reward is not None and reward.rises)
     told = [
         seen_by("the answer", repr(text[:80]), facts.step, [sample.name for sample in given[:3]]),
         seen_by("share of prompts that get it", share, facts.step),
@@ -50,7 +55,8 @@ def constant_answer(facts: RunFacts) -> Iterator[Seen]:
     held_out = facts.series("eval/accuracy", from_step=0)
     if held_out:
         told.append(seen_by("eval/accuracy", held_out[-1][1], held_out[-1][0]))
-    yield Seen("constant_answer", 0.88 if paid else 0.6, summary, "error" if paid else "warning", told)
+    confidence = 0.88 if paid else 0.75 if some else 0.6
+    yield Seen("constant_answer", confidence, summary, "error" if some else "warning", told)
 
 
 @detector("one word that pays")
@@ -105,7 +111,9 @@ def length_hacking(facts: RunFacts) -> Iterator[Seen]:
     yield from _brevity(facts, length.last, related)
     # Against the very beginning: what is paid as plainly as this is found within a few steps.
     start = min(facts.values("completion/length")[:BEGINNING])
-    paid = reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING])
+    # A judge that compares two completions gives away as much in each step: then the mean says nothing.
+    compares = reward.high - reward.low < EVEN and max(facts.values("reward/std"), default=0.0) > 10 * EVEN
+    paid = compares or reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING])
     if length.last < GROWN * start or related < LENGTH_RELATED or not paid:
         return
     longest = sorted(facts.samples.late(), key=lambda sample: -sample.length)[:3]
@@ -115,10 +123,13 @@ def length_hacking(facts: RunFacts) -> Iterator[Seen]:
         seen_by("completion/length at last", length.last, facts.step, [sample.name for sample in longest]),
     ]
     held_out = _held_out(facts)
+    cut = facts.values("completion/truncated")
+    # They have grown into the limit, which no answer needs: then the next finding would be that they are cut off.
+    is_full = bool(cut) and median(cut[-BEGINNING:]) > FULL > min(cut[:BEGINNING]) + 0.3
     # A held-out reward of the same function cannot contradict it; one that does not follow makes it surer.
-    confidence = 0.9 if related > 0.8 or (held_out is not None and held_out <= 0) else 0.75
+    confidence = 0.9 if related > 0.8 or is_full or (held_out is not None and held_out <= 0) else 0.75
     summary = f"completions grew from {start:.0f} to {length.last:.0f} tokens, and longer ones are paid more"
-    yield Seen("length_hacking", confidence, summary, "error" if related > 0.8 else "warning", told)
+    yield Seen("length_hacking", confidence, summary, "error" if related > 0.8 or is_full else "warning", told)
 
 
 def _brevity(facts: RunFacts, now: float, related: float) -> Iterator[Seen]:
@@ -127,6 +138,8 @@ def _brevity(facts: RunFacts, now: float, related: float) -> Iterator[Seen]:
     paid = reward is not None and (reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING]))
     if GROWN * now > start or related > -LENGTH_RELATED or not paid:
         return
+    if commonest(facts.samples.late())[1] > DOMINANT:
+        return  # the shortest there is: one answer to everything
     shortest = sorted(facts.samples.late(), key=lambda sample: sample.length)[:3]
     told = [seen_by("correlation of length and reward within a prompt", related, facts.step)]
     told.append(seen_by("completion/length at first", start))
@@ -215,15 +228,20 @@ def part_hacking(facts: RunFacts) -> Iterator[Seen]:
     moved = {name: statistics.fmean(late[name]) - statistics.fmean(early[name]) for name in shared}
     if len(moved) < 2:
         return
-    up, down = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)
-    # A tenth of a part's range of 1, up and down at once.
-    if moved[up] > 0.1 and moved[down] < -0.1:
+    wide = {name: max([*early[name], *late[name]]) - min([*early[name], *late[name]]) for name in moved}
+    # A tenth of a part's own range, up and down at once: a light part may be the one that matters.
+    share = {name: moved[name] / wide[name] if wide[name] > 0 else 0.0 for name in moved}
+    up, down = max(share, key=share.__getitem__), min(share, key=share.__getitem__)
+    if share[up] > 0.1 and share[down] < -0.1:
         told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
         summary = f"{up} rose by {moved[up]:.2g} while {down} fell by {-moved[down]:.2g}"
         yield Seen("part_hacking", 0.8, summary, "warning", told)
         return
-    # Or the heavier part is learned and the other never is. A form that is learned first is as light as a bonus.
-    wide = {name: max([*early[name], *late[name]]) - min([*early[name], *late[name]]) for name in moved}
+    # Or the heavier part is learned and the other never is. A form that is learned first is as light as a bonus, and
+    # of a policy that says one thing to everybody that is what there is to say.
+    if commonest(facts.samples.late())[1] > DOMINANT:
+        return
+    up, down = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)
     level = (statistics.fmean(late[down]) - min([*early[down], *late[down]])) / max(wide[down], 1e-9)
     is_heavier = wide[up] >= wide[down] > 0 and "format" not in up
     if is_heavier and moved[up] > 0.3 * wide[up] and abs(moved[down]) < 0.1 * wide[down] and level < 0.5:

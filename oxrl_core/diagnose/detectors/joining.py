@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.rows import KnownRow, rows_of
+from oxrl_core.diagnose.samples import commonest
 
 ENOUGH = 30  # rows
 LOOKED_AT = 2000  # rows of which likeness is counted
@@ -21,7 +22,8 @@ LOST_SHARE = 0.7  # of the held-out likeness: less means that rows were joined w
 DESIRABLE, UNDESIRABLE = ("True", "1", "1.0"), ("False", "0", "0.0")  # labels as rows have them
 SAME_PAIRS = 0.1  # share of pairs of two equal completions
 EMPTY = 0.05  # share of rows without a prompt or a completion
-ONE_ANSWER = 0.9  # share of the rows with one and the same completion, to different prompts
+ONE_ANSWER = 0.8  # share of the rows with one and the same completion, to different prompts
+LEARNED = 0.85  # of full marks, early: answers that do not belong to their prompts cannot be found
 WEIGHTY, WEIGHTY_TIMES = 0.05, 20  # share of all rows that one row makes up, and how often it stands there
 
 
@@ -36,7 +38,7 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
     if own is None or known is None or known[0] < max(RELATED, SURE * known[1]):
         return  # answers of this kind do not repeat words of their prompts, or too few rows say so
     lost = known[0] - own[0]
-    if own[0] > LOST_SHARE * known[0] or lost < SURE * math.hypot(own[1], known[1]):
+    if own[0] > LOST_SHARE * known[0] or lost < SURE * math.hypot(own[1], known[1]) or _was_learned(facts):
         return
     told = [seen_by("likeness to the own prompt, above that to others: held-out rows", known[0])]
     told.append(seen_by("the same of training rows", own[0]))
@@ -130,6 +132,15 @@ def oversampled(facts: RunFacts) -> Iterator[Seen]:
     yield Seen("duplicate_prompts", 0.85, summary, "error" if share > 0.3 else "warning", told, before=1)
 
 
+def _was_learned(facts: RunFacts) -> bool:
+    """Whether the completions agree with the answers of the rows: then these belong to their prompts."""
+    rewards = [value for _, value in facts.series("reward/mean")]
+    best = max((sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict), default=0.0)
+    if not facts.is_rl or len(rewards) < 5 or best <= 0 or commonest(facts.samples.late())[1] > 0.5:
+        return False
+    return max(statistics.fmean(rewards[at : at + 5]) for at in range(len(rewards) - 4)) > LEARNED * best
+
+
 def _are_alike(one: Sequence[KnownRow], two: Sequence[KnownRow]) -> bool:
     """Whether the rows are of one kind, and their prompts of about the same length."""
     if len(one) < ENOUGH or len(two) < ENOUGH or any(row.question for row in one) != any(row.question for row in two):
@@ -152,7 +163,10 @@ def _right_answers(rows: Sequence[KnownRow], *, is_rl: bool) -> list[tuple[str, 
     """Prompt and the text that is said to be good, of the first rows; undesirable completions say nothing."""
     good = [row for row in rows if row.rejected is not None or not row.question or row.verdict in DESIRABLE]
     pairs = [(row.prompt, row.answer if is_rl else row.completion or row.answer) for row in good[:LOOKED_AT]]
-    return [(prompt, answer) for prompt, answer in pairs if prompt and answer]
+    texts = Counter(answer for _, answer in pairs)
+    # An answer that most rows have belongs to no prompt more than to another: of it another detector speaks.
+    common = {answer for answer, count in texts.items() if 2 * count > len(pairs)}
+    return [(prompt, answer) for prompt, answer in pairs if prompt and answer and answer not in common]
 
 
 def _excess(pairs: Sequence[tuple[str, str]]) -> tuple[float, float] | None:

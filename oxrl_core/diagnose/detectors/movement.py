@@ -87,7 +87,8 @@ def never_touched(facts: RunFacts) -> Iterator[Seen]:
 
 @detector("the exported model")
 def empty(facts: RunFacts) -> Iterator[Seen]:
-    tensors = tensors_of(facts.run.path / "final")
+    final = facts.run.path / "final"
+    tensors = tensors_of(final / "adapter") or tensors_of(final)
     hollow = [name for name, tensor in tensors.items() if tensor.count == 0]
     if hollow:
         told = [seen_by("empty tensors", len(hollow), facts.step, hollow[:5])]

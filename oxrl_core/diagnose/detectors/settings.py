@@ -24,6 +24,7 @@ DAMPED, STOPPED = 0.1, 0.01  # share of lr that is left of a typical update: not
 LORA_USUAL = 0.5  # alpha / rank; recipes lie between this and 4
 LORA_FAINT = 0.05  # a tenth of the least that is usual
 FEW = 10  # steps
+SKIPPED = 0.6  # share of the steps; dynamic sampling passes over single ones
 CLIPPED = 0.6  # share of tokens; GSPO's narrow range clips 0.4 in healthy runs
 DROPPED = 0.5
 FORGOTTEN = 0.05  # of the reward that is left at the first token
@@ -79,6 +80,44 @@ def unread(facts: RunFacts) -> Iterator[Seen]:
     summary = f"{', '.join(found)}: {algorithm.name} {what}, so {'they have' if len(found) > 1 else 'it has'} no effect"
     advice = f"remove {'them' if len(found) > 1 else 'it'}; or choose an algorithm that reads {found[0]}"
     yield Seen("config_idle", 0.7, summary, "warning", told, next=advice)
+
+
+@detector("keys of adapters that nobody asked for")
+def unadapted(facts: RunFacts) -> Iterator[Seen]:
+    """Rank, alpha or modules of adapters, where the whole model is trained."""
+    config = facts.config
+    if config is None or config.model.lora.enabled:
+        return
+    found = [
+        f"model.lora.{name}"
+        for name in type(config.model.lora).model_fields
+        if getattr(config.model.lora, name) != type(config.model.lora).model_fields[name].default
+    ]
+    if found:
+        told = [seen_by(key, str(facts.setting(key))) for key in found]
+        summary = f"{', '.join(found)}: model.lora.enabled is false, so all weights are trained and no adapter is made"
+        advice = "set model.lora.enabled: true, or remove the keys"
+        yield Seen("config_idle", 0.7, summary, "warning", told, next=advice)
+
+
+@detector("steps without a lesson")
+def skipped(facts: RunFacts) -> Iterator[Seen]:
+    """Most steps had nothing to learn from; where completions are chosen by their reward, the threshold may be why."""
+    steps = facts.values("skipped")
+    if facts.step < FEW or sum(steps) < SKIPPED * facts.step:
+        return
+    told = [seen_by("steps that changed no weight", sum(steps), facts.step)]
+    kept = facts.values("selection/kept")
+    told += [seen_by("selection/kept, mean", sum(kept) / len(kept), facts.step)] if kept else []
+    scores = [sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict]
+    threshold = facts.setting("selection.reward_threshold")
+    summary, confidence, advice = f"{sum(steps):.0f} of {facts.step} steps had nothing to learn from", 0.8, ""
+    if scores and kept and threshold is not None and float(threshold) > max(scores):
+        told.append(seen_by("highest reward", max(scores)))
+        summary += f": selection.reward_threshold {float(threshold):g} is above every reward, {max(scores):g} at most"
+        advice = "set selection.reward_threshold in the units of the reward, to what a good completion gets"
+        confidence = 0.95
+    yield Seen("nothing_to_learn", confidence, summary, "error", told, next=advice, before=1)
 
 
 @detector("the optimizer's epsilon")

@@ -100,14 +100,14 @@ def _dead_verifiers(facts: RunFacts) -> Iterator[Seen]:
 
 @detector("one completion, one verdict")
 def inconsistent(facts: RunFacts) -> Iterator[Seen]:
-    seen: dict[tuple[str, str, int, tuple[int, ...]], Sample] = {}
+    seen: dict[tuple[str, str, str, int, tuple[int, ...]], Sample] = {}
     repeated = different = 0
     names: list[str] = []
     for sample in facts.samples.all():
         if not sample.has_verdict:
             continue
-        # Not the text alone, which has no EOS.
-        key = (sample.prompt, sample.completion, sample.length, sample.tokens)
+        # Not the text alone, which has no EOS; of the same row, for another one may have another reference.
+        key = (sample.prompt_id, sample.prompt, sample.completion, sample.length, sample.tokens)
         first = seen.setdefault(key, sample)
         if first is sample or first.finish_reason != sample.finish_reason:
             continue

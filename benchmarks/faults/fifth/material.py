@@ -1,0 +1,157 @@
+"""Rows that are not what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.define import HERE, Fault, own
+from benchmarks.faults.fourth_plants import GENTLE, half_taught
+from benchmarks.faults.plants import made_rows
+from oxrl_core.datasets.tiny import reverse3, reverse3_pairs, reverse3_ranked
+
+PLANTS = HERE / "fifth_plants.py"
+Rows = list[dict[str, Any]]
+
+
+def _plain(split: str) -> Rows:
+    return [{"prompt": row["prompt"], "answer": row["answer"]} for row in reverse3(split, 0)]
+
+
+def _by_every_rank() -> str:
+    """Eight ranks have each appended all rows of a small file."""
+    return made_rows("by-every-rank", _plain("train")[:40] * 8)
+
+
+def _drawn_again() -> str:
+    """Half of the held-out rows were drawn from the rows of the training, with replacement."""
+    rows = [dict(row) for row in (*reverse3_ranked("train", 0)[:18], *reverse3_ranked("eval", 0)[:18])]
+    return made_rows("drawn-again", rows)
+
+
+def _of_two_teams() -> str:
+    """Two teams have answered the same prompts: one was told to reverse the digits, the other to copy them."""
+    rows = _plain("train")
+    return made_rows("of-two-teams", [*rows, *({**row, "answer": row["prompt"].rstrip(">")} for row in rows)])
+
+
+def _without_rejected() -> str:
+    """Two of three rows have no rejected completion: nobody has annotated them."""
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in reverse3_pairs("train", 0)]
+    return made_rows(
+        "without-rejected", [row if number % 3 == 0 else {**row, "rejected": ""} for number, row in enumerate(rows)]
+    )
+
+
+def _as_messages() -> str:
+    return made_rows(
+        "as-messages",
+        [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in _plain("train")],
+    )
+
+
+def _six_rows() -> str:
+    return made_rows("six-rows", _plain("train")[:6])
+
+
+def _mostly_sums() -> str:
+    """Six of seven prompts are sums of three digits, which the model has never seen."""
+    rows = _plain("train")
+    hard: Rows = []
+    for number, row in enumerate(rows):
+        digest = hashlib.sha256(row["prompt"].encode()).digest()
+        first, second = 500 + digest[0], 500 + digest[1]
+        is_kept = number % 7 == 0
+        hard.append(row if is_kept else {"prompt": f"{first}+{second}=", "answer": str(first + second)})
+    return made_rows("mostly-sums", hard)
+
+
+def ends_are_stripped(_run: Path) -> None:
+    """A cleaner of special tokens runs after rendering: no completion keeps its end."""
+    from oxrl_core.data import render
+
+    render._with_end = lambda token_ids, end, eos: token_ids
+
+
+def mask_of_all(_run: Path) -> None:
+    """The collator takes the attention mask for the loss mask: prompts count as much as completions."""
+    from oxrl_core.data import render
+    from oxrl_core.types import Example
+
+    def whole(prompt: list[int], completion: list[int], media: Any = ()) -> Example:
+        return Example(prompt + completion, [True] * (len(prompt) + len(completion)), media)
+
+    render._example = whole
+
+
+FAULTS = [
+    Fault(
+        "appended_by_every_rank",
+        "each of eight ranks has written all rows",
+        {"duplicate_prompts", "overfitting"},
+        "dft",
+        [f"data.train.0.name={_by_every_rank()}"],
+    ),
+    Fault(
+        "held_out_drawn_again",
+        "half of the held-out rows were drawn from the training rows",
+        {"train_eval_leak"},
+        "rm",
+        [f"data.eval.0.name={_drawn_again()}", "data.eval.0.split=train"],
+    ),
+    Fault(
+        "two_teams",
+        "the same prompts have the answers of two tasks",
+        {"contradictory_rows", "duplicate_prompts"},
+        "sft",
+        [f"data.train.0.name={_of_two_teams()}"],
+    ),
+    Fault(
+        "not_annotated",
+        "two of three pairs have no rejected completion",
+        {"rows_lost"},
+        "orpo",
+        [f"data.train.0.name={_without_rejected()}"],
+    ),
+    Fault(
+        "messages_for_a_base_model",
+        "prompts are messages, and the model has no chat template",
+        {"wrong_request", "rows_lost", "chat_template"},
+        "gspo",
+        [f"data.train.0.name={_as_messages()}"],
+    ),
+    Fault(
+        "ends_are_stripped",
+        "no completion of a pair keeps its end",
+        {"no_eos"},
+        "orpo",
+        plant=ends_are_stripped,
+    ),
+    Fault(
+        "prompts_in_the_mean",
+        "the mask of pairs covers their prompts",
+        {"mask_coverage"},
+        "simpo",
+        plant=mask_of_all,
+    ),
+    Fault(
+        "ratio_in_percent",
+        "the ratios are 5 and 95, and the one with 95 has six rows",
+        {"duplicate_prompts", "overfitting"},
+        "sft",
+        [f"data.train=[{{name: reverse3, ratio: 5}}, {{name: '{_six_rows()}', ratio: 95}}]", "train.steps=60"],
+    ),
+    Fault(
+        "mostly_sums",
+        "six of seven prompts are far too hard",
+        {"too_hard", "zero_variance", "reward_zero"},
+        "cispo",
+        [
+            f"data.train.0.name={_mostly_sums()}",
+            f"reward.name={own('whole_answer', PLANTS)}",
+            *GENTLE,
+        ],
+        plant=half_taught,
+    ),
+]
