@@ -37,10 +37,10 @@ def _of_two_teams() -> str:
 
 
 def _without_rejected() -> str:
-    """Two of three rows have no rejected completion: nobody has annotated them."""
+    """Every second row has no rejected completion: nobody has annotated them."""
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in reverse3_pairs("train", 0)]
     return made_rows(
-        "without-rejected", [row if number % 3 == 0 else {**row, "rejected": ""} for number, row in enumerate(rows)]
+        "without-rejected", [row if number % 2 == 0 else {**row, "rejected": ""} for number, row in enumerate(rows)]
     )
 
 
@@ -56,13 +56,13 @@ def _six_rows() -> str:
 
 
 def _mostly_sums() -> str:
-    """Six of seven prompts are sums of three digits, which the model has never seen."""
+    """Three of four prompts are sums of three digits, which the model has never seen."""
     rows = _plain("train")
     hard: Rows = []
     for number, row in enumerate(rows):
         digest = hashlib.sha256(row["prompt"].encode()).digest()
         first, second = 500 + digest[0], 500 + digest[1]
-        is_kept = number % 7 == 0
+        is_kept = number % 4 == 0
         hard.append(row if is_kept else {"prompt": f"{first}+{second}=", "answer": str(first + second)})
     return made_rows("mostly-sums", hard)
 
@@ -109,10 +109,10 @@ FAULTS = [
     ),
     Fault(
         "not_annotated",
-        "two of three pairs have no rejected completion",
+        "every second pair has no rejected completion",
         {"rows_lost"},
         "orpo",
-        [f"data.train.0.name={_without_rejected()}"],
+        [f"data.train.0.name={_without_rejected()}", "train.steps=24"],
     ),
     Fault(
         "messages_for_a_base_model",
@@ -144,13 +144,14 @@ FAULTS = [
     ),
     Fault(
         "mostly_sums",
-        "six of seven prompts are far too hard",
-        {"too_hard", "zero_variance", "reward_zero"},
+        "three of four prompts are far too hard",
+        {"too_hard", "zero_variance"},
         "cispo",
         [
             f"data.train.0.name={_mostly_sums()}",
             f"reward.name={own('whole_answer', PLANTS)}",
-            *GENTLE,
+            *GENTLE[:2],
+            "algorithm.entropy_coef=0",
         ],
         plant=half_taught,
     ),

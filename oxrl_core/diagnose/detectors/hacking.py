@@ -20,6 +20,7 @@ GROWN = 1.3  # growth of the completions; a reasoning model that thinks longer a
 BEGINNING = 5  # steps
 EVEN = 0.01  # by what the mean reward of a comparing judge moves from step to step
 FULL = 0.8  # share of the completions that are as long as they may be
+OUTWEIGHS = 1.5  # times the range of another part
 PAID = 0.6  # of the best reward: an answer that gets less is what is left of a policy, not what it found out
 PASSES = 20  # over the same prompts: recipes take 1 to 15
 APART = 0.25  # of what the reward has gained: by how much training leaves the held-out reward behind
@@ -138,15 +139,14 @@ def _brevity(facts: RunFacts, now: float, related: float) -> Iterator[Seen]:
     paid = reward is not None and (reward.rises or reward.last > GROWN * min(facts.values("reward/mean")[:BEGINNING]))
     if GROWN * now > start or related > -LENGTH_RELATED or not paid:
         return
-    if commonest(facts.samples.late())[1] > DOMINANT:
-        return  # the shortest there is: one answer to everything
     shortest = sorted(facts.samples.late(), key=lambda sample: sample.length)[:3]
     told = [seen_by("correlation of length and reward within a prompt", related, facts.step)]
     told.append(seen_by("completion/length at first", start))
     told.append(seen_by("completion/length at last", now, facts.step, [sample.name for sample in shortest]))
     summary = f"completions shrank from {start:.0f} to {now:.0f} tokens, and shorter ones are paid more"
     advice = "read the shortest of the last step; make the reward blind to length"
-    sure = related < -0.8
+    # Where the shortest there is has become the answer to everything, that is the first thing to say.
+    sure = related < -0.8 and commonest(facts.samples.late())[1] <= DOMINANT
     yield Seen("length_hacking", 0.9 if sure else 0.75, summary, "error" if sure else "warning", told, advice)
 
 
@@ -237,13 +237,12 @@ def part_hacking(facts: RunFacts) -> Iterator[Seen]:
         summary = f"{up} rose by {moved[up]:.2g} while {down} fell by {-moved[down]:.2g}"
         yield Seen("part_hacking", 0.8, summary, "warning", told)
         return
-    # Or the heavier part is learned and the other never is. A form that is learned first is as light as a bonus, and
-    # of a policy that says one thing to everybody that is what there is to say.
-    if commonest(facts.samples.late())[1] > DOMINANT:
-        return
+    # Or the heavier part is learned and the other never is. A form that is learned first is as light as a bonus.
     up, down = max(moved, key=moved.__getitem__), min(moved, key=moved.__getitem__)
     level = (statistics.fmean(late[down]) - min([*early[down], *late[down]])) / max(wide[down], 1e-9)
-    is_heavier = wide[up] >= wide[down] > 0 and "format" not in up
+    # A policy that says one thing to everybody gets of every part what that happens to be worth.
+    least = OUTWEIGHS if commonest(facts.samples.late())[1] > DOMINANT else 1.0
+    is_heavier = wide[up] >= least * wide[down] > 0 and "format" not in up
     if is_heavier and moved[up] > 0.3 * wide[up] and abs(moved[down]) < 0.1 * wide[down] and level < 0.5:
         told = [seen_by(f"change of part {name}", value, facts.step) for name, value in moved.items()]
         told += [seen_by(f"range of part {name}", value) for name, value in wide.items()]

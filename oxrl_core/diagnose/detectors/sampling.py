@@ -11,6 +11,7 @@ from oxrl_core.diagnose.trends import median
 
 # Mean |trainer - sampler| per token. float32 engines differ by 1e-6, bfloat16 by 0.01; 0.1 makes ratios wrong by 10 %.
 GAP = 0.1
+FEW_TOKENS, HALF = 5, 0.5  # top-k and top-p below which a policy is nearly greedy
 GROWTH = 5.0  # last against first gap, or old against fresh weights: a gap of precision stands, one of age grows
 
 
@@ -76,6 +77,10 @@ def truncated_sampling(facts: RunFacts) -> Iterator[Seen]:
         yield Seen(
             "truncated_sampling", 0.6, f"{dropped:.0%} of the tokens are dropped by the correction", "warning", told
         )
+    elif 0 < top_k <= FEW_TOKENS or top_p < HALF:
+        what = f"the {top_k} likeliest tokens" if 0 < top_k <= FEW_TOKENS else f"the likeliest tokens up to {top_p:g}"
+        summary = f"only {what} are ever drawn: nothing else can be tried, and so be learned"
+        yield Seen("truncated_sampling", 0.7, summary, "warning", told, before=1)
 
 
 def _gap(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:
