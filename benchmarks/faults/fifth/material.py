@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.define import HERE, Fault, own
-from benchmarks.faults.fourth_plants import GENTLE, half_taught
+from benchmarks.faults.fourth_plants import half_taught
 from benchmarks.faults.plants import made_rows
 from oxrl_core.datasets.tiny import reverse3, reverse3_pairs, reverse3_ranked
 
@@ -17,11 +17,6 @@ Rows = list[dict[str, Any]]
 
 def _plain(split: str) -> Rows:
     return [{"prompt": row["prompt"], "answer": row["answer"]} for row in reverse3(split, 0)]
-
-
-def _by_every_rank() -> str:
-    """Eight ranks have each appended all rows of a small file."""
-    return made_rows("by-every-rank", _plain("train")[:40] * 8)
 
 
 def _drawn_again() -> str:
@@ -41,13 +36,6 @@ def _without_rejected() -> str:
     rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in reverse3_pairs("train", 0)]
     return made_rows(
         "without-rejected", [row if number % 2 == 0 else {**row, "rejected": ""} for number, row in enumerate(rows)]
-    )
-
-
-def _as_messages() -> str:
-    return made_rows(
-        "as-messages",
-        [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in _plain("train")],
     )
 
 
@@ -87,13 +75,6 @@ def mask_of_all(_run: Path) -> None:
 
 FAULTS = [
     Fault(
-        "appended_by_every_rank",
-        "each of eight ranks has written all rows",
-        {"duplicate_prompts", "overfitting"},
-        "dft",
-        [f"data.train.0.name={_by_every_rank()}"],
-    ),
-    Fault(
         "held_out_drawn_again",
         "half of the held-out rows were drawn from the training rows",
         {"train_eval_leak"},
@@ -113,13 +94,6 @@ FAULTS = [
         {"rows_lost"},
         "orpo",
         [f"data.train.0.name={_without_rejected()}", "train.steps=24"],
-    ),
-    Fault(
-        "messages_for_a_base_model",
-        "prompts are messages, and the model has no chat template",
-        {"wrong_request", "rows_lost", "chat_template"},
-        "gspo",
-        [f"data.train.0.name={_as_messages()}"],
     ),
     Fault(
         "ends_are_stripped",
@@ -146,11 +120,12 @@ FAULTS = [
         "mostly_sums",
         "three of four prompts are far too hard",
         {"too_hard", "zero_variance"},
-        "cispo",
+        "sgrpo",
         [
             f"data.train.0.name={_mostly_sums()}",
             f"reward.name={own('whole_answer', PLANTS)}",
-            *GENTLE[:2],
+            "train.lr=3e-5",
+            "algorithm.advantage_scale=1",
             "algorithm.entropy_coef=0",
         ],
         plant=half_taught,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.define import Fault
-from benchmarks.faults.fourth_plants import GENTLE, half_taught
 
 
 def versions_behind(_run: Path) -> None:
@@ -69,7 +68,7 @@ def slow_link(_run: Path) -> None:
 
     def slowly(self: Any, weights: Any, version: int) -> None:
         if version >= 12:
-            time.sleep(0.8)
+            time.sleep(0.5)
         load(self, weights, version)
 
     TransformersWorker.load_weights = slowly  # type: ignore[method-assign]
@@ -103,13 +102,5 @@ FAULTS = [
         "from step 12 on a weight sync takes most of a step",
         {"slow_step"},
         plant=slow_link,
-    ),
-    Fault(
-        "no_room_for_the_end",
-        "completions have room for the answer and not for its end",
-        {"truncation", "no_eos"},
-        "cispo",
-        [*GENTLE, "rollout.stop_at_eos=true", "rollout.max_completion_tokens=3"],
-        plant=half_taught,
     ),
 ]
