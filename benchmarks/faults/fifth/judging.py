@@ -39,7 +39,7 @@ FAULTS = [
     Fault(
         "errors_are_zeros",
         "from step 10 on every error of the verifier becomes a zero in silence",
-        {"reward_zero", "reward_falls"},
+        {"reward_zero", "reward_falls", "zero_variance"},
         "gspo",
         [f"reward.name={own('errors_are_zeros', PLANTS)}", *GENTLE],
         plant=half_taught,
@@ -47,7 +47,7 @@ FAULTS = [
     Fault(
         "replica_with_another_prompt",
         "one of three replicas of the judge counts mistakes",
-        {"reward_inconsistent"},
+        {"reward_inconsistent", "verifier_rejects_references", "reward_flat"},
         "ppo",
         [f"reward.name={own('of_two_replicas', PLANTS)}", *GENTLE, "train.prompts_per_step=8"],
         plant=half_taught,
@@ -68,13 +68,14 @@ FAULTS = [
             f"reward.name={own('a_point_for_each_step', PLANTS)}",
             "rollout.stop_at_eos=true",
             "rollout.max_completion_tokens=16",
-            "train.steps=40",
+            "train.steps=30",
+            "train.lr=4e-4",
         ],
     ),
     Fault(
         "judge_cannot_be_parsed",
         "from step 8 on the judge's answers cannot be parsed and count as 3 of 5",
-        {"reward_constant", "zero_variance", "nothing_to_learn"},
+        {"reward_constant", "zero_variance", "nothing_to_learn", "reward_falls"},
         "cispo",
         [f"reward.name={own('falls_back', PLANTS)}", *GENTLE],
         plant=half_taught,
@@ -90,7 +91,7 @@ FAULTS = [
     Fault(
         "sandbox_overloaded",
         "from step 5 on the sandbox is too slow for a step's completions",
-        {"verifier_timeouts"},
+        {"verifier_timeouts", "slow_step"},
         "dapo",
         [f"reward.name={own('sandbox_overloaded', PLANTS)}", "reward.timeout_seconds=0.7", "train.steps=10"],
     ),

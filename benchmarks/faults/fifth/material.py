@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.faults.define import HERE, Fault, own
 from benchmarks.faults.fourth_plants import half_taught
 from benchmarks.faults.plants import made_rows
-from oxrl_core.datasets.tiny import reverse3, reverse3_pairs, reverse3_ranked
+from oxrl_core.datasets.tiny import reverse3, reverse3_pairs
 
 PLANTS = HERE / "fifth_plants.py"
 Rows = list[dict[str, Any]]
@@ -17,12 +17,6 @@ Rows = list[dict[str, Any]]
 
 def _plain(split: str) -> Rows:
     return [{"prompt": row["prompt"], "answer": row["answer"]} for row in reverse3(split, 0)]
-
-
-def _drawn_again() -> str:
-    """Half of the held-out rows were drawn from the rows of the training, with replacement."""
-    rows = [dict(row) for row in (*reverse3_ranked("train", 0)[:18], *reverse3_ranked("eval", 0)[:18])]
-    return made_rows("drawn-again", rows)
 
 
 def _of_two_teams() -> str:
@@ -74,13 +68,6 @@ def mask_of_all(_run: Path) -> None:
 
 
 FAULTS = [
-    Fault(
-        "held_out_drawn_again",
-        "half of the held-out rows were drawn from the training rows",
-        {"train_eval_leak"},
-        "rm",
-        [f"data.eval.0.name={_drawn_again()}", "data.eval.0.split=train"],
-    ),
     Fault(
         "two_teams",
         "the same prompts have the answers of two tasks",
