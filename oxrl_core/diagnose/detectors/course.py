@@ -22,6 +22,7 @@ STEEPER = 2.0  # times the steepest of the other steps around it, as logarithms
 # Times the median of the first third. Neighbours on a machine slow a step to twice, and every part of it alike.
 SLOW, VERY_SLOW = 2.5, 5.0
 OWN = 2.5  # times the next part: on a busy machine one part of a step is easily twice as late as another
+SLOWER, HALF = 1.4, 0.5  # times the usual, where one part takes this share of the step and did not before
 SLOW_STEPS = 5  # in a row: one slow step is an evaluation or a checkpoint
 LEAK_STEPS = 20
 LEAK_START = 3  # steps in which everything is allocated for the first time
@@ -67,7 +68,7 @@ def edited(facts: RunFacts) -> Iterator[Seen]:
         return
     told = [seen_by("hash when it was made", made), seen_by("hash of config.yaml", config_hash(config))]
     summary = "config.yaml was edited since the run was made, and the run went on with it"
-    yield Seen("resume_jump", 0.5, summary, "warning", told)
+    yield Seen("resume_jump", 0.7, summary, "warning", told)
 
 
 @detector("jumps at a resume")
@@ -131,7 +132,7 @@ def pace(facts: RunFacts) -> Iterator[Seen]:
         return
     values = [value for _, value in series]
     usual, now = median(values[: len(values) // 3]), median(values[-SLOW_STEPS:])
-    if usual <= 0 or min(values[-SLOW_STEPS:]) < SLOW * usual:
+    if usual <= 0:
         return
     told = [seen_by("seconds a step, usual", usual), seen_by("seconds a step, now", now, facts.step)]
     parts: dict[str, float] = {}
@@ -143,9 +144,14 @@ def pace(facts: RunFacts) -> Iterator[Seen]:
     # One part alone: it is the run's own. All alike: perhaps a neighbour on the machine.
     ordered = sorted(parts.values())
     is_own = len(ordered) > 1 and ordered[-1] > OWN * ordered[-2]
+    worst = max(parts, key=parts.__getitem__, default="")
+    # A part that was next to nothing may grow to be the half of a step that is not three times as long for it.
+    is_half = is_own and parts[worst] > VERY_SLOW and median(facts.values(worst)[-SLOW_STEPS:]) > HALF * now
+    if min(values[-SLOW_STEPS:]) < (SLOWER if is_half else SLOW) * usual:
+        return
     if not is_own and now < VERY_SLOW * usual:
         return  # what slows the whole machine down a little is no fault of the run
-    slowest = f", above all {max(parts, key=parts.__getitem__)}" if is_own else ""
+    slowest = f", above all {worst}" if is_own else ""
     summary = f"steps take {now / usual:.2g} times as long as they did{slowest}"
     yield Seen("slow_step", 0.85 if is_own else 0.8, summary, "warning", told)
 

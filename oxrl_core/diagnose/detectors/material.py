@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
-from oxrl_core.diagnose.rows import rows_of
+from oxrl_core.diagnose.rows import KnownRow, rows_of
 from oxrl_core.diagnose.samples import Sample
 from oxrl_core.diagnose.trends import median, trend
 
@@ -20,6 +20,7 @@ SETTLED_STEPS, SETTLED_CHANGE = 20, 0.15  # steps, and how much of its beginning
 LOST_SOME, LOST_MANY = 0.05, 0.3  # share of the training rows that never reach the model
 LEAK = 0.02  # share of held-out rows that stand in the training data too: a few may be chance
 LEAK_MANY = 0.2
+TWICE, SHORT = 0.3, 3.0  # share of the prompts with several completions, and their words
 CONTRADICTED = 0.1  # share of prompts with several answers
 DOUBLES, DOUBLES_MANY = 1.5, 10.0  # rows for each different one: a file that stands there twice; a handful of rows
 ECHOES, ECHOES_MANY = 0.1, 0.3  # share of rows whose answer is the prompt: no task of words asks for many of them
@@ -122,6 +123,8 @@ def answers(facts: RunFacts) -> Iterator[Seen]:
             summary = f"the {what} of {len(echoes)} of {len(texts)} rows is the prompt itself"
             severity = "error" if share > ECHOES_MANY else "warning"
             yield Seen("answer_is_prompt", 0.97 if share > 0.9 else 0.85, summary, severity, told, before=1)
+    if not facts.is_rl:
+        yield from _two_answers(known)
     rows = [row for row in known if row.answer]
     if len(rows) < 10:
         return
@@ -135,6 +138,23 @@ def answers(facts: RunFacts) -> Iterator[Seen]:
         told.append(seen_by("one of them", f"{doubled[0]!r}: {sorted(by_prompt[doubled[0]])[:3]}"))
         summary = f"{len(doubled)} of {len(by_prompt)} prompts have several reference answers"
         yield Seen("contradictory_rows", 0.85, summary, evidence=told, before=1)
+
+
+def _two_answers(rows: Sequence[KnownRow]) -> Iterator[Seen]:
+    """Most prompts have several completions, and short ones: of long ones many may be good, of a number only one."""
+    by_prompt: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.completion and not row.question:
+            by_prompt[row.prompt].add(row.completion.strip())
+    doubled = {prompt: texts for prompt, texts in by_prompt.items() if len(texts) > 1}
+    words = [float(len(text.split())) for texts in doubled.values() for text in texts]
+    if len(by_prompt) < 30 or len(doubled) < TWICE * len(by_prompt) or median(words) > SHORT:
+        return
+    prompt, texts = next(iter(doubled.items()))
+    told = [seen_by("prompts with several completions", len(doubled) / len(by_prompt))]
+    told.append(seen_by("one of them", f"{prompt[-60:]!r}: {sorted(texts)[:3]}"))
+    summary = f"{len(doubled)} of {len(by_prompt)} prompts stand in the data with several short completions"
+    yield Seen("contradictory_rows", 0.75, summary, "warning", told, before=1)
 
 
 @detector("verdicts of the rows")

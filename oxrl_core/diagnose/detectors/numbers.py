@@ -23,6 +23,8 @@ LR_AT_MILLION = 3e-2
 LR_POWER = 0.4
 LONG, AT_CHANCE = 30, 0.08  # steps; a hundred held-out pairs at chance lie within 0.1 of a half
 FLOOR_SHARE = 0.01  # of the peak: nothing more is learned there
+NOTHING = 0.01  # nats a token: a loss that begins below it has come to its end
+KNOWN, UNKNOWN = 0.1, 0.6  # of its beginning: a training loss that is next to nothing, a held-out loss that stays
 FLOOR_STEPS = 0.2  # of the run spent there
 
 
@@ -133,6 +135,10 @@ def loss_course(facts: RunFacts) -> Iterator[Seen]:
     told = [seen_by("loss at first", first, 1), seen_by("loss at last", loss.last, facts.step)]
     if loss.last > 1.2 * abs(first) and loss.rises:
         yield Seen("diverged", 0.75, f"the loss rose from {first:.3g} to {loss.last:.3g}", evidence=told)
+    if max(abs(loss.high), abs(loss.low)) < NOTHING:
+        summary = f"the loss was never above {max(abs(loss.high), abs(loss.low)):.2g}: there is nothing that it could "
+        advice = "look at what is compared: a teacher that is the student, a target that is the prediction"
+        yield Seen("loss_flat", 0.9, summary + "learn", "error", told, next=advice, before=1)
     noise = abs(loss.high - loss.low)
     if loss.steps >= 20 and abs(loss.deviations) < 2 and noise < 0.02 * max(abs(first), 1e-9):
         yield Seen("loss_flat", 0.5, f"the loss stays at {loss.last:.4g}", "warning", told)
@@ -156,6 +162,12 @@ def loss_course(facts: RunFacts) -> Iterator[Seen]:
             ]
             summary = f"eval/loss rose by {risen:.3g} since step {best[0]} while the training loss fell"
             yield Seen("overfitting", 0.7, summary, "warning", more, before=best[0])
+        elif loss.last < KNOWN * abs(first) and min(value for _, value in held_out[1:]) > UNKNOWN * held_out[0][1]:
+            more = [seen_by("eval/loss at first", held_out[0][1], held_out[0][0])]
+            more.append(seen_by("eval/loss, last", held_out[-1][1], held_out[-1][0]))
+            summary = f"the training loss fell from {first:.3g} to {loss.last:.3g}, the held-out loss from "
+            summary += f"{held_out[0][1]:.3g} to {held_out[-1][1]:.3g} only: what it learned are the rows"
+            yield Seen("overfitting", 0.75, summary, "warning", more, before=1)
 
 
 @detector("the direction of learning")

@@ -13,6 +13,7 @@ from oxrl_core.diagnose.trends import median
 FAINT = 1e-3
 HIGH = 0.3
 ROUNDED = 0.5
+DULL = 0.6  # share of groups of one reward
 STEPS, LONG = 12, 20
 SLIGHT = (
     0.25  # of its beginning: a loss that has fallen by less, and still falls as evenly as at first, has hardly begun
@@ -28,8 +29,10 @@ def faint(facts: RunFacts) -> Iterator[Seen]:
     if not 0 < peak < FAINT * bound or not any(value > 0 for value in facts.values("grad_norm")):
         return
     hardly = _hardly(facts)
-    # Updates that are lost to rounding are another finding, and its reason is measured.
-    if not hardly or median(facts.values("update/lost") or [0.0]) > ROUNDED:
+    # Updates that are lost to rounding are another finding, and its reason is measured; and no rate learns from groups
+    # of one reward.
+    same = median(facts.values("groups/zero_variance") or [0.0])
+    if not hardly or same > DULL or median(facts.values("update/lost") or [0.0]) > ROUNDED:
         return
     name, first, last = hardly
     told = [seen_by("highest lr", peak), seen_by("train.lr", asked), seen_by("highest usual lr for this size", bound)]

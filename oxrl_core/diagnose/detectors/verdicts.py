@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
+from oxrl_core.diagnose.rows import rows_of
 from oxrl_core.diagnose.samples import Sample
 from oxrl_core.diagnose.trends import correlation, median, trend
 from oxrl_core.diagnose.views import Evidence
@@ -16,7 +17,8 @@ from oxrl_core.diagnose.views import Evidence
 SURE_STEPS = 10  # steps of one constant reward that cannot be chance
 FEW_STEPS = 5  # with that many rollouts behind each, fewer steps suffice
 MANY = 200  # rollouts
-DEAD_GROUPS = 0.9  # share of groups with one reward
+DEAD_GROUPS = 0.85  # share of groups with one reward
+REJECTED = 0.1  # of the range of rewards: by how much a reference is paid worse than what is none
 ERRORS_SOME, ERRORS_MANY = 0.05, 0.3  # share of completions without a verdict: noticeable; a run on what is left
 ERRORS_FEW, ERRORS_COUNTED = 0.01, 10  # of the whole run, where so many are recorded: a verifier with a hole
 REPEATED, REPEATED_FEW = 20, 6  # completions seen twice with a verdict each, before their consistency says something
@@ -124,6 +126,29 @@ def inconsistent(facts: RunFacts) -> Iterator[Seen]:
         yield Seen(
             "reward_inconsistent", min(0.95, 0.6 + share / 2), summary, "error" if share > 0.5 else "warning", told
         )
+
+
+@detector("completions that are the reference")
+def rejected(facts: RunFacts) -> Iterator[Seen]:
+    """The model has said what the row calls right, and got less for it than for other answers."""
+    if not facts.is_rl:
+        return
+    answers = {row.id: row.answer.strip() for row in rows_of(facts, "train") if row.answer.strip()}
+    judged = [sample for sample in facts.samples.all() if sample.has_verdict and sample.prompt_id in answers]
+    right = [sample for sample in judged if sample.completion.strip() == answers[sample.prompt_id]]
+    wrong = [sample.score or 0.0 for sample in judged if sample.completion.strip() != answers[sample.prompt_id]]
+    # Of a reward of several parts the reference may well miss one; which part counts is another question.
+    if len(right) < REPEATED or len(wrong) < REPEATED or any(len(sample.parts) > 1 for sample in right):
+        return
+    paid, others = statistics.fmean(sample.score or 0.0 for sample in right), statistics.fmean(wrong)
+    width = max([*wrong, paid]) - min([*wrong, paid])
+    if paid > others - REJECTED * width:
+        return
+    told = [seen_by("mean reward of the reference itself", paid, right[-1].step, [s.name for s in right[-3:]])]
+    told.append(seen_by("mean reward of other completions", others))
+    told.append(seen_by("one of them", f"{right[-1].prompt[-40:]!r} -> {right[-1].completion[:60]!r}", right[-1].step))
+    summary = f"{len(right)} completions are exactly their row's reference and got {paid:.3g}, others {others:.3g}"
+    yield Seen("verifier_rejects_references", 0.9, summary, evidence=told, before=1)
 
 
 @detector("groups that teach nothing")
