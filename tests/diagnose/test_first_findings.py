@@ -151,3 +151,69 @@ def test_answers_that_were_found_belong_to_their_prompts(
 
     assert "contradictory_rows" in causes(0.4)
     assert "contradictory_rows" not in causes(0.95)
+
+
+@pytest.mark.parametrize(("paid", "others", "said"), [(0.1, 0.8, True), (0.8, 0.3, False)])
+def test_references_that_are_paid_worse_than_other_answers(
+    paid: float, others: float, said: bool, tmp_path: Path, hand_made: Make, rl_rows: Rows, recorded: Recorded
+) -> None:
+    rows = [{"prompt": f"{number}>", "answer": str(number)} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rollouts = {
+        step: [
+            recorded(step, prompt_id=f"{tmp_path.name}/rows.jsonl/train/{prompt}",
+                     completion_text=str(prompt if prompt % 2 else prompt * 91 + step),
+                     score=(paid if prompt % 2 else others) + 0.001 * step)
+            for prompt in range(20)
+        ]
+        for step in range(1, 31)
+    }  # fmt: skip
+    run = hand_made(overrides=[f"data.train.0.name={tmp_path / 'rows.jsonl'}"], metrics=rl_rows(), rollouts=rollouts)
+    assert ("verifier_rejects_references" in {one.cause for one in findings(run)}) == said
+
+
+@pytest.mark.parametrize(("level", "said"), [(1e-4, True), (2.0, False)])
+def test_a_loss_that_begins_where_others_end(level: float, said: bool, hand_made: Make) -> None:
+    rows = [{"step": step, "loss": level * 0.95**step, "lr": 1e-4, "grad_norm": 0.1} for step in range(1, 31)]
+    seen = {one.cause: one for one in findings(hand_made("sft", metrics=rows))}
+    assert ("loss_flat" in seen and "never above" in seen["loss_flat"].summary) == said
+
+
+@pytest.mark.parametrize(("held", "said"), [(2.2, True), (0.4, False)])
+def test_rows_that_are_known_and_held_out_ones_that_are_not(held: float, said: bool, hand_made: Make) -> None:
+    rows: list[dict[str, Any]] = [{"step": 0, "eval/loss": 2.9}]
+    rows += [{"step": step, "loss": 2.9 * 0.85**step, "lr": 1e-3, "grad_norm": 1.0} for step in range(1, 41)]
+    for row in rows[10::10]:
+        row["eval/loss"] = held
+    seen = {one.cause: one for one in findings(hand_made("sft", metrics=rows))}
+    assert ("overfitting" in seen) == said
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [(["451", "154"], True), (["4 5 1 and so on", "here is another good way"], False), (["451", "451"], False)],
+)
+def test_short_answers_that_differ_are_a_contradiction(
+    answers: list[str], said: bool, tmp_path: Path, hand_made: Make
+) -> None:
+    rows = [
+        {"prompt": f"{number}>", "completion": f"{text}{number}"}
+        for number in range(60)
+        for text in dict.fromkeys(answers)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = [{"step": step, "loss": 2.0 * 0.98**step, "lr": 1e-3, "grad_norm": 1.0} for step in range(1, 31)]
+    file = tmp_path / "rows.jsonl"
+    settings = [f"data.train.0.name={file}", f"data.eval.0.name={file}", "data.eval.0.split=train"]
+    run = hand_made("sft", overrides=settings, metrics=metrics)
+    assert ("contradictory_rows" in {one.cause for one in findings(run)}) == said
+
+
+@pytest.mark.parametrize(("sync", "said"), [(0.5, True), (0.06, False)])
+def test_one_part_that_has_become_the_half_of_a_step(sync: float, said: bool, hand_made: Make, rl_rows: Rows) -> None:
+    rows = rl_rows(
+        seconds=lambda step: 0.4 + (sync if step > 15 else 0.05),
+        time__generate=0.1, time__train=0.25, time__sync=lambda step: sync if step > 15 else 0.05,
+    )  # fmt: skip
+    seen = {one.cause: one for one in findings(hand_made(metrics=rows))}
+    assert ("slow_step" in seen and "time/sync" in seen["slow_step"].summary) == said
