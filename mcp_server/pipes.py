@@ -107,7 +107,7 @@ class Lines(_Stream):
             self._watch()
         try:
             message = jsonrpc_message_adapter.validate_json(line.decode("utf-8", errors="replace"), by_name=False)
-        except Exception as error:  # the SDK decides what to do about it
+        except ValueError as error:  # no JSON, or no message: the SDK decides what to do about it
             return error
         return SessionMessage(message)
 

@@ -174,9 +174,8 @@ class Recorder:
         try:
             unfinished.write_bytes(content)
             unfinished.replace(path)
-        except BaseException:
+        finally:
             unfinished.unlink(missing_ok=True)
-            raise
         self._total += content.size - self._sizes.get(path, 0)  # a resumed run writes a step once more
         self._sizes[path] = content.size
         self._make_room(path)

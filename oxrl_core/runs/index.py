@@ -192,13 +192,13 @@ class _Kept:
             self._close()
             index = _open_synced(home)
         self._index, self._file = index, file
+        is_kept = False
         try:
             yield index
-        except BaseException:
-            self._close()
-            raise
-        if file is None or index.is_in_memory:
-            self._close()
+            is_kept = file is not None and not index.is_in_memory
+        finally:
+            if not is_kept:
+                self._close()
 
     def _synced(self) -> Index | None:
         try:
