@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from oxrl_core.algorithms.base import REFERENCED_SIGNALS, get_algorithm
 from oxrl_core.config.deepspeed import deepspeed_config, resolve_precision, resolve_zero_stage
+from oxrl_core.engine.environment import keep_freed_memory
 from oxrl_core.engine.export import export_model, load_value_head
 from oxrl_core.engine.ranks import join_ranks
 from oxrl_core.engine.reference import AdapterReference, WholeReference
@@ -74,6 +75,8 @@ class PolicyEngine:
         self.num_steps = 0  # optimizer steps taken
         self.running: dict[str, float] = {}  # what a stateful loss remembers; saved with the rest
         self.device = join_ranks(rank, world_size, config.run.call_timeout_seconds)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = resolve_precision(config, on_gpu=self.device.type == "cuda")
         self.dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.zero_stage = resolve_zero_stage(config, self.precision)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+import resource
 import subprocess
 import sys
 
@@ -32,3 +34,41 @@ def test_asking_loads_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
+
+
+FAULTS = """
+import resource
+import sys
+
+import torch
+
+from oxrl_core.engine.environment import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+
+
+def step():
+    blocks = [torch.ones(10_000_000) for _ in range(3)]  # 40 MB each, more than glibc keeps by itself
+    del blocks
+
+
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_taken_again_without_page_faults() -> None:
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return int(done.stdout)
+
+    pages = 5 * 3 * 40_000_000 // resource.getpagesize()  # at least, where each step faults them in anew
+    given_back, kept = faults("default"), faults("kept")
+    if platform.libc_ver()[0] == "glibc" and given_back > pages // 2:  # else huge pages hide what there is to save
+        assert kept < given_back / 10
+    assert kept <= given_back + 1000
