@@ -28,7 +28,7 @@ class RenderNotes:
     first: dict[str, str] = field(default_factory=dict[str, str])
 
     def add(self, kind: str, row_id: str) -> None:
-        """Counts one row: `cut`, `empty`, `folded`, `opened`, `same_pair`, `too_long`."""
+        """Counts one row: `cut`, `empty`, `folded`, `opened`, `refused`, `same_pair`, `too_long`."""
         self.counts[kind] += 1
         self.first.setdefault(kind, row_id)
 

@@ -74,13 +74,19 @@ def render_prompt(
 
 
 def without_empty(row: Row, *, render: Callable[..., Any], strict: bool, notes: RenderNotes, **options: Any) -> Any:
-    """What the row becomes; None where it has no token to learn from, which only a tokenizer can tell of some."""
+    """What the row becomes; None where it has no token to learn from, or holds what the tokenizer has no token for."""
     try:
         return render(row, notes=notes, **options)
     except EmptyRowError:
         if strict:
             raise
         return _note(notes, "empty", row)
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers has no class of its own for a text that it refuses
+            raise
+        if strict:
+            raise DataError(f"the tokenizer refuses it: {error}", row["id"], "mend or remove the row") from error
+        return _note(notes, "refused", row)
 
 
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:

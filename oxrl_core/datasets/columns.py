@@ -77,6 +77,7 @@ def columns_of(source: DatasetConfig, rows: Sequence[Row]) -> Columns:
 
 def normalise(row: Row, row_id: str, columns: Columns, place: str) -> Row:
     """The row in the form that every reader of rows knows."""
+    _require_whole_characters(row, place)
     normalised: Row = {"id": row_id, "row": row}
     row = without_parts(row, (columns.prompt, columns.chosen, columns.rejected, columns.completion), place)
     normalised |= _pair(row, columns, place) | media_of(row, place)
@@ -111,6 +112,19 @@ def normalise(row: Row, row_id: str, columns: Columns, place: str) -> Row:
     if margin is not None and "chosen" in normalised:
         normalised["margin"] = _number(margin, str(columns.margin), place)
     return normalised
+
+
+def _require_whole_characters(value: Any, place: str) -> None:
+    """Refuses half a surrogate pair: JSON may hold one, and no file, tokenizer or message can."""
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[str, Any]", value).values())
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            what = f"{_short(value)} holds half a character (a surrogate without its other half)"
+            raise DataError(what, place, "mend or remove the row; something cut its text in the middle of a character")
+    elif isinstance(value, list):
+        for part in cast("list[Any]", value):
+            _require_whole_characters(part, place)
 
 
 def _last_turn(normalised: Row, place: str) -> str | None:

@@ -40,7 +40,12 @@ SHOWN = (
 )
 
 FIRST_BAD = 5  # bad rows that are said in words
-DROPPED = {"too_long": "too long", "empty": "without a token to learn from", "same_pair": "of a pair that is the same"}
+DROPPED = {  # kinds of rows that are not trained on, in words
+    "too_long": "too long",
+    "empty": "without a token to learn from",
+    "refused": "with characters that the tokenizer refuses",
+    "same_pair": "of a pair that is the same",
+}
 CHANGES = {  # what rendering may do to a row -> its alert
     "cut": ("warning", "rows_cut", "rows that are too long are cut as data.overlong says; data/cut counts them"),
     "folded": (
@@ -233,9 +238,9 @@ class Journal:
             self.run.append_event(
                 "warning",
                 "rows_dropped",
-                f"{self.num_dropped} training rows were too long, empty, or a pair of the same completions, and "
-                f"dropped{f' (the first one {which})' if which else ''}; data.max_prompt_tokens and data.max_length "
-                "say what fits, data/dropped in the metrics counts on",
+                f"{self.num_dropped} training rows were too long, empty, refused by the tokenizer or a pair of equals, "
+                f"and dropped{f' (the first one {which})' if which else ''}; data.max_prompt_tokens and "
+                "data.max_length say what fits, data/dropped in the metrics counts on",
             )
 
     def _say_skipped(self, report: StepReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from oxrl_core.config.schema import DataConfig
-from oxrl_core.data.render import render_example, render_prompt
+from oxrl_core.data.chat import RenderNotes
+from oxrl_core.data.render import render_example, render_prompt, without_empty
 from oxrl_core.errors import ConfigError, DataError
 
 TEMPLATE = (
@@ -180,3 +182,18 @@ def test_the_mask_covers_the_completion_and_nothing_else_when_read_back() -> Non
     trained = [token for token, mask in zip(example.token_ids, example.completion_mask, strict=True) if mask]
     assert show(tokenizer, trained) == "four<eos>"
     assert show(tokenizer, example.token_ids) == "<bos>[u]one[a]two<eos>[u]three[a]four<eos>"
+
+
+def test_a_row_with_a_character_that_the_tokenizer_has_no_token_for_is_left_out_and_counted() -> None:
+    tokenizer = tokenizer_of()
+    tokenizer.backend_tokenizer.model = models.WordLevel({"<pad>": 0, "a": 1})  # it knows no other, and no unknown one
+    render: Any = partial(render_example, tokenizer=tokenizer, data=data_of())
+    notes = RenderNotes()
+    row = row_of("a", completion="ä")
+    assert without_empty(row, render=render, strict=False, notes=notes) is None
+    assert (notes.counts["refused"], notes.first["refused"]) == (1, "t/train/7")
+    with pytest.raises(DataError, match=r"the tokenizer refuses it: .*UNK") as caught:
+        without_empty(row, render=render, strict=True, notes=notes)
+    assert caught.value.where == "t/train/7"
+    with pytest.raises(KeyError):  # a defect is none of a row's
+        without_empty({"prompt": "a"}, render=render, strict=False, notes=notes)

@@ -134,3 +134,12 @@ def test_a_column_that_is_named_must_be_there(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="there is no column 'choosen'") as caught:
             load(tmp_path, row, **{f"{role}_column": "choosen"})
         assert f"data.{role}_column" in caught.value.next_step
+
+
+def test_half_a_character_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    whole = {"messages": [user("a smile: \U0001f600"), assistant("é")]}
+    cut = {"messages": [user("a smile: \ud83d"), assistant("é")]}
+    with pytest.raises(DataError, match=r"'a smile: \\ud83d' holds half a character") as caught:
+        load(tmp_path, whole, cut)
+    assert "line 2" in caught.value.where
+    assert load(tmp_path, whole)[0]["prompt"] == [user("a smile: \U0001f600")]
