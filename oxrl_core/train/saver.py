@@ -112,7 +112,17 @@ class Saver:
         if found is not None and step_of(found[0]) < committed and not store.quarantined:
             text = f"step {committed} was saved, and the newest checkpoint that is there is {found[0].name}"
             self.run.append_event("warning", "lost_checkpoint", text)
+        if found is not None:
+            self._say_foreign(*found, committed)
         return found, None
+
+    def _say_foreign(self, folder: Path, manifest: Mapping[str, Any], committed: int) -> None:
+        """An alert where the checkpoint is of a run that this one is neither a fork nor a renamed copy of."""
+        origin = str(manifest.get("run_id", self.run.run_id))
+        if origin == self.run.run_id or step_of(folder) <= committed or "parent" in self.run.spec():
+            return
+        text = f"{folder.name} was saved by another run, {origin}: this one goes on with its weights and rows"
+        self.run.append_event("warning", "foreign_checkpoint", text, checkpoint=folder.name)
 
     def _committed_step(self) -> int:
         """The newest step that was said to be saved since the last start from scratch; 0 where none was."""

@@ -262,6 +262,25 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_in_silence(tmp_path: Pa
         again.saver.restore(again.progress)
 
 
+def test_a_checkpoint_of_another_run_is_said_to_be_one(tmp_path: Path) -> None:
+    theirs, own = Run(tmp_path, save_every=1), Run(tmp_path)
+    theirs.step()
+    (theirs.dir.checkpoints / "step_00000001").rename(own.dir.checkpoints / "step_00000001")
+    own.saver.restore(own.progress)
+    (event,) = [event for event in own.dir.events() if event["code"] == "foreign_checkpoint"]
+    assert f"step_00000001 was saved by another run, {theirs.dir.run_id}" in event["message"]
+
+
+def test_a_run_that_was_renamed_goes_on_as_itself(tmp_path: Path) -> None:
+    run = Run(tmp_path, save_every=1)
+    run.step()
+    renamed = RunDir(run.dir.path.rename(run.dir.path.with_name("another-name")))
+    again = Run(tmp_path, renamed)
+    again.saver.restore(again.progress)
+    assert again.progress.step == 1
+    assert "foreign_checkpoint" not in again.codes()
+
+
 def test_a_fresh_start_sets_aside_what_was_there(tmp_path: Path) -> None:
     run = Run(tmp_path, save_every=1)
     run.step()
