@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from oxrl_core.algorithms.critic import value_loss
-from oxrl_core.errors import NumericsError
+from oxrl_core.errors import ConfigError, NumericsError
 from oxrl_core.train.objective import (
     Objective,
     count_items,
@@ -85,6 +85,7 @@ def _go_through(
         if not tally.first_bad and not math.isfinite(tally.loss):
             tally.first_bad = f"micro-batch {index}, row {first_bad_row(values, kept)}"
         if learns:
+            _require_gradient(loss, objective)
             policy.backward(loss, last=index == num_rounds - 1)
     return tally
 
@@ -107,6 +108,16 @@ def loss_values(
     if gathered.values is not None:
         values = values + objective.value_coef * value_loss(gathered.values, value_clip=objective.value_clip)
     return values, gathered
+
+
+def _require_gradient(loss: Tensor, objective: Objective) -> None:
+    """Refuses a loss that no weight has a part in: autograd and DeepSpeed say that in words of their own, or not."""
+    if not loss.requires_grad:
+        raise ConfigError(
+            f"the loss of {objective.algorithm.name} has no gradient: no weight has a part in it",
+            "algorithm.name",
+            "make it of the signals' tensors themselves: nothing detached, as numbers, or within torch.no_grad()",
+        )
 
 
 def first_bad_row(values: Tensor, kept: Tensor) -> int:

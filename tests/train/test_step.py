@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from oxrl_core.algorithms.base import describe, get_algorithm
-from oxrl_core.errors import NumericsError
+from oxrl_core.errors import ConfigError, NumericsError
 from oxrl_core.train.objective import Objective, kl_per_token, mismatch_weights, token_weights
 from oxrl_core.train.step import evaluate_step, train_step
 from oxrl_core.types import (
@@ -201,6 +201,18 @@ def test_a_loss_that_is_not_finite_ends_the_step_before_the_optimizer():
     with pytest.raises(NumericsError, match="broken is nan"):
         train_step(policy, Objective(describe("broken", broken)), [rows(*EXAMPLES)])
     assert policy.num_steps == 0
+
+
+def test_a_loss_without_gradient_is_refused_by_name():
+    def cut_off(tokens: Tokens):
+        return -tokens.logprobs.detach()
+
+    policy = PlainPolicy()
+    objective = Objective(describe("cut_off", cut_off))
+    with pytest.raises(ConfigError, match="the loss of cut_off has no gradient"):
+        train_step(policy, objective, [rows(*EXAMPLES)])
+    assert policy.num_steps == 0
+    assert evaluate_step(policy, objective, [rows(*EXAMPLES)])["loss"] > 0
 
 
 def test_a_step_with_nothing_to_train_on_changes_nothing_and_says_so():
