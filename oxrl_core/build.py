@@ -270,7 +270,7 @@ def build_rl(config: Config, run: RunDir, progress: Progress, recorded: Path | N
 
 
 def _check_references(config: Config, run: RunDir, reward: Reward, rows: RowStream) -> None:
-    """The first references of every source score full marks, or the run ends before Ray or a model is started."""
+    """The first references of every source score full marks, or the run ends before Ray is started; doubts alert."""
     started = time.monotonic()
     sizes = [min(config.reward.self_test_rows, len(source)) for source in rows.rows_by_source]
     outcomes = [
@@ -289,6 +289,8 @@ def _check_references(config: Config, run: RunDir, reward: Reward, rows: RowStre
         seconds=round(time.monotonic() - started, 3),
         rests_on=rests_on(reward),
     )
+    for doubts in {one.doubts for one in outcomes if one.doubts}:
+        run.append_event("warning", "verifier_rejects_references", doubts, reward=reward.name, step=0)
 
 
 def _gap_limit(config: Config, precision: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +19,7 @@ HEAD_BYTES = 8 * 2**20  # what is read of a huge log: its beginning, and
 TAIL_BYTES = 24 * 2**20  # its end, where a failure is
 MAX_HITS = 200  # of one signature in one log: the same error in a loop
 MAX_LINE = 8000
+OF_A_KIND = 3  # lines that differ in their numbers alone: which of them are looked at
 _ENVELOPE_BYTES = 2048  # between the first line of a validation error and what it carries
 SAME_MOMENT_SECONDS = 1.0  # clocks of several processes in one log
 
@@ -114,23 +116,48 @@ def _is_later(hit: Hit, than: Hit) -> bool:
 
 
 def hits_in(data: bytes, log: str) -> list[Hit]:
-    """Every signature in the bytes of a log."""
+    """Every signature in the bytes of a log, in the first lines of each kind."""
     found: list[Hit] = []
+    thin, places, originals = _first_of_each_kind(data)
     for signature, literals in _literals():
         starts: set[int] = set()
         for literal in literals:
-            position = data.find(literal)
+            position = thin.find(literal)
             while position >= 0 and len(starts) < MAX_HITS:
-                start = data.rfind(b"\n", 0, position) + 1
-                end = data.find(b"\n", position)
-                end = len(data) if end < 0 else end
+                line = bisect_right(places, position) - 1
+                start = originals[line]
+                end = places[line + 1] if line + 1 < len(places) else len(thin)
                 if start not in starts:
                     starts.add(start)
-                    hit = _hit(signature, data, start, min(end, start + MAX_LINE), log)
+                    length = end - places[line] - 1  # without its newline
+                    hit = _hit(signature, data, start, start + min(length, MAX_LINE), log)
                     if hit is not None:
                         found.append(hit)
-                position = data.find(literal, end)
+                position = thin.find(literal, end)
     return found
+
+
+def _first_of_each_kind(data: bytes) -> tuple[bytes, list[int], list[int]]:
+    """The lines that differ from all before in more than their numbers, where each begins there, and in the log.
+
+    A long log is the same line thousands of times; what a failure says stands in the first one of its kind.
+    """
+    seen: dict[bytes, int] = {}
+    kept: list[bytes] = []
+    places: list[int] = []
+    originals: list[int] = []
+    start = length = 0
+    for line in data.split(b"\n"):
+        kind = line.translate(None, b"0123456789")
+        times = seen.get(kind, 0)
+        if times < OF_A_KIND and line:
+            seen[kind] = times + 1
+            kept.append(line)
+            places.append(length)
+            originals.append(start)
+            length += len(line) + 1
+        start += len(line) + 1
+    return b"\n".join([*kept, b""]), places, originals
 
 
 def _hit(signature: Signature, data: bytes, start: int, end: int, log: str) -> Hit | None:

@@ -162,6 +162,23 @@ def _numbers(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values or () if value is not None)
 
 
+def rows_of_steps(folder: Path) -> list[list[str]]:
+    """The ids of the rows of each recorded supervised step, as far as they can be read."""
+    try:
+        reader: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        return []
+    found: list[list[str]] = []
+    for path in sorted(folder.glob("step-*.parquet"))[: 4 * MAX_STEPS]:
+        try:
+            if "row_id" not in reader.read_schema(path).names:
+                return []
+            found.append([str(name) for name in reader.read_table(path, columns=["row_id"])["row_id"].to_pylist()])
+        except (OSError, ValueError):  # half gone: the others are still worth reading
+            continue
+    return found
+
+
 def commonest(samples: list[Sample]) -> tuple[str, float]:
     """The completion that is given most often, and its share of the prompts that it is given to."""
     by_text: Counter[str] = Counter()

@@ -17,11 +17,14 @@ SAME = {
     "rows_dropped": "rows_lost",
     "bad_rows": "rows_lost",
     "rows_cut": "rows_lost",
+    "metrics_lost": "resume_gap",
 }
 # How it ended is looked at by detectors that know more; the supervisor says `killed` of a driver that left too slowly.
 OWN = ("stalled", "disk_full", "killed", "crashed", "lost")
-# Counted in the tokens themselves: no course of a metric is needed to be sure of it.
-COUNTED = ("double_bos",)
+# A doubt of the time before the first step: references.py says what became of it.
+DOUBTS = ("verifier_rejects_references",)
+# Counted in the tokens or the record themselves: no course of a metric is needed to be sure of it.
+COUNTED = ("double_bos", "metrics_lost")
 
 
 @detector("alerts of the run")
@@ -29,9 +32,10 @@ def alerts(facts: RunFacts) -> Iterator[Seen]:
     causes = all_causes()
     by_cause: dict[str, list[dict[str, object]]] = {}
     for event in facts.events:
-        if event.get("level") not in ("warning", "error"):
+        code = str(event.get("code", ""))
+        if event.get("level") not in ("warning", "error") or code in DOUBTS:
             continue
-        cause = SAME.get(str(event.get("code", "")), str(event.get("code", "")))
+        cause = SAME.get(code, code)
         if cause in causes and cause not in OWN:
             by_cause.setdefault(cause, []).append(event)
     for cause, events in by_cause.items():
@@ -40,7 +44,8 @@ def alerts(facts: RunFacts) -> Iterator[Seen]:
         told = [_evidence(event) for event in events[:3]]
         times = f" ({len(events)} times)" if len(events) > 1 else ""
         # Said at once by something that watched, but about one moment: less sure than the whole course.
-        confidence = 0.9 if cause in COUNTED else 0.8 if is_error else 0.45
+        is_counted = any(event.get("code") in COUNTED for event in events)
+        confidence = 0.9 if is_counted else 0.8 if is_error else 0.45
         message = str(first.get("message", ""))[:200]
         yield Seen(cause, confidence, f"{message}{times}", "error" if is_error else "warning", told)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from oxrl_core.diagnose.classes import inner_of, known_of, place_of
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.views import Evidence
+from oxrl_core.runs.records import read_json
 from oxrl_core.runs.status import Status
 
 SIGKILL = 9
@@ -97,11 +99,20 @@ def failed(facts: RunFacts) -> Iterator[Seen]:
     if NO_MEMORY.search(text) and "CUDA" not in text:
         yield Seen("host_out_of_memory", 0.85, "the driver could not get more memory", evidence=evidence)
         return
-    cause, confidence = CAUSES.get(code, ("unexplained_failure", 0.3))
+    traceback = str((read_json(facts.run.path / "error.json") or {}).get("traceback", ""))
+    kind, traceback = inner_of(code, what, traceback)
+    cause, confidence = CAUSES.get(kind, ("unexplained_failure", 0.3))
+    place = ""
+    if cause == "unexplained_failure":
+        place = place_of(kind, traceback)
+        known = known_of(kind, what, traceback)
+        if known:
+            cause, confidence, place = known.cause, known.confidence, known.place
+            evidence.append(seen_by("raised in", known.place))
     for words, named in WORDS:
         if words.search(what):
             cause, confidence = named, 0.95
-    where = f" ({error['where']})" if error.get("where") else ""
+    where = f" ({error['where']})" if error.get("where") else f" ({place})" if place else ""
     yield Seen(cause, confidence, f"{_line(what) or 'it failed'}{where}", evidence=evidence, next=error.get("next", ""))
 
 

@@ -12,6 +12,7 @@ SETTLED = 0.1  # of the entropy at the start
 NOISE, NATS = 1.2, 0.2  # times the entropy at the start, and nats per token above it: less is no noise
 STRONG = 0.03  # an entropy bonus; recipes take 0 to 0.01
 COLD, HOT = 0.3, 1.8  # temperatures outside of which training rollouts are hardly ever drawn
+BEGUN = 0.05  # nats: rounding leaves less between one model and itself
 FAR = 1.0  # nats per token from the reference: another model, in which the reference no longer says anything
 HELD = 0.1  # a KL coefficient that holds a policy within a nat of its reference, for rewards of about 1
 SUCCESS = 0.8  # of the best reward: a policy that has found it may settle
@@ -94,6 +95,38 @@ def reference(facts: RunFacts) -> Iterator[Seen]:
         told.append(seen_by("algorithm.kl_coef", pull))
         summary += f", although algorithm.kl_coef {pull:g} should hold it"
     yield Seen("kl_high", confidence, summary, severity, told)
+
+
+@detector("the reference at the first step")
+def other_reference(facts: RunFacts) -> Iterator[Seen]:
+    """Policy and reference are one model when a run begins: what differs there is a reference of another model."""
+    if any(event.get("code") in ("resumed", "forked") for event in facts.events):
+        return
+    apart, what = 0.0, "preference/chosen"
+    if _is_referenced(facts):
+        for name in ("preference/chosen", "preference/rejected"):
+            first = next((value for step, value in facts.series(name) if step == 1), 0.0)
+            apart, what = (abs(first), name) if abs(first) > apart else (apart, what)
+    if apart < BEGUN:
+        return
+    told = [seen_by(f"{what} at the first step", apart, 1)]
+    summary = f"{what} is {apart:.3g} at the first step, where the policy still is its reference: they are two models"
+    advice = "look at which weights the reference was loaded from, and whether both were loaded whole"
+    yield Seen("kl_high", 0.88, summary, "error", told, next=advice, before=1)
+
+
+def _is_referenced(facts: RunFacts) -> bool:
+    """Whether the loss compares with a reference policy."""
+    config = facts.config
+    if config is None:
+        return False
+    from oxrl_core.algorithms.base import REFERENCED_SIGNALS, get_algorithm
+    from oxrl_core.errors import OxrlError
+
+    try:
+        return get_algorithm(config.algorithm.name).signals in REFERENCED_SIGNALS
+    except OxrlError:  # an own loss whose file is not here any more
+        return False
 
 
 def _best(facts: RunFacts) -> float:

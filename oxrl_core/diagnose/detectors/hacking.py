@@ -24,6 +24,7 @@ OUTWEIGHS = 1.5  # times the range of another part
 PAID = 0.6  # of the best reward: an answer that gets less is what is left of a policy, not what it found out
 PASSES = 20  # over the same prompts: recipes take 1 to 15
 APART = 0.25  # of what the reward has gained: by how much training leaves the held-out reward behind
+SHAPED = 0.25  # of the best mean verdict: by how much the shaped reward rises without it
 OPPOSED = 0.05  # of the reward's range: how far the held-out reward must have fallen
 
 
@@ -219,6 +220,10 @@ def shaped_reward(facts: RunFacts) -> Iterator[Seen]:
         ]
         summary = f"the shaped reward rose by {shaped.change:.3g} while the verdict fell by {-raw.change:.3g}"
         yield Seen("shaped_reward", 0.9, summary, evidence=told)
+    elif shaped.rises and not raw.rises and raw.last < PAID and shaped.change > SHAPED * max(abs(raw.high), 0.1):
+        told = [seen_by("reward/shaped", shaped.change, facts.step), seen_by("reward/mean", raw.change, facts.step)]
+        summary = f"the shaped reward rose by {shaped.change:.3g} while the verdict stayed at {raw.last:.3g}"
+        yield Seen("shaped_reward", 0.8, summary, evidence=told)
 
 
 @detector("parts of the reward")

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
 from oxrl_core.diagnose.facts import RunFacts
@@ -18,6 +19,7 @@ OTHERS = 5  # other rows that an answer is compared with, far away: a join that 
 RELATED, SURE = 0.02, 4.0  # likeness of held-out answers to their own prompts, above that to others; standard errors
 ALIKE = 1.5  # times: how much longer prompts of one part may be than of the other, to be compared
 SWAPPED = 0.75  # share of the pairs from which on it is the rule
+SWAPPED_SOME = 0.12  # share of the pairs: annotators disagree about as many
 LOST_SHARE = 0.7  # of the held-out likeness: less means that rows were joined wrongly
 DESIRABLE, UNDESIRABLE = ("True", "1", "1.0"), ("False", "0", "0.0")  # labels as rows have them
 SAME_PAIRS = 0.1  # share of pairs of two equal completions
@@ -33,6 +35,10 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
     rows, held = rows_of(facts, "train"), rows_of(facts, "eval")
     if not _are_alike(rows, held) or (facts.state == "failed" and not facts.step):
         return  # what nobody has learned from is not what was wrong
+    swapped = _swapped(rows, held)
+    if swapped:
+        yield swapped
+        return
     own = _excess(_right_answers(rows, is_rl=facts.is_rl))
     known = _excess(_right_answers(held, is_rl=facts.is_rl))
     if own is None or known is None or known[0] < max(RELATED, SURE * known[1]):
@@ -57,6 +63,50 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
     summary = f"held-out answers have words of their own prompts, training answers lack them in about {share:.0%} of "
     summary += "the rows: answers and prompts do not belong together"
     yield Seen("contradictory_rows", 0.9, summary, evidence=told, before=1)
+
+
+def _swapped(rows: Sequence[KnownRow], held: Sequence[KnownRow]) -> Seen | None:
+    """Pairs whose rejected text has more of the prompt than the chosen one, where held-out pairs say otherwise."""
+    own, known = _preferred(rows), _preferred(held)
+    if own is None or known is None or abs(known.gain) < max(RELATED, SURE * known.error):
+        return None
+    share = (1 - own.gain / known.gain) / 2
+    # The error of a share is that of both sides, in units of the difference that a whole swap would make.
+    error = math.hypot(own.error, known.error) / (2 * abs(known.gain))
+    # Of a swap the rejected texts gain what the chosen ones lose; of a wrong join they stay as they were.
+    gained = (own.rejected - known.rejected) / known.gain
+    if share < max(SWAPPED_SOME, SURE * error) or gained < 0.5 * share:
+        return None
+    told = [seen_by("chosen less rejected, likeness to the prompt: held-out pairs", known.gain)]
+    told.append(seen_by("the same of training pairs", own.gain))
+    summary = f"in about {min(share, 1.0):.0%} of the training pairs the rejected text is the one that belongs to the "
+    summary += "prompt: chosen and rejected are swapped there"
+    cause = "learns_backwards" if share > SWAPPED else "contradictory_rows"
+    return Seen(cause, 0.9, summary, evidence=told, before=1)
+
+
+@dataclass(frozen=True)
+class _Likeness:
+    """How much more of the chosen than of the rejected texts stands in their prompts."""
+
+    gain: float
+    error: float  # standard error of the gain
+    rejected: float  # how much of the rejected texts stands there
+
+
+def _preferred(rows: Sequence[KnownRow]) -> _Likeness | None:
+    pairs = [row for row in rows[:LOOKED_AT] if row.rejected and row.completion and row.prompt]
+    pairs = [row for row in pairs if row.completion.strip() != (row.rejected or "").strip()]
+    if len(pairs) < ENOUGH:
+        return None
+    by_word = statistics.median(len(row.completion.split()) for row in pairs) >= 3
+    bags = [(_bag(row.prompt, by_word), row) for row in pairs]
+    bad = [_shared(prompt, _bag(row.rejected or "", by_word)) for prompt, row in bags]
+    gains = [
+        _shared(prompt, _bag(row.completion, by_word)) - less for (prompt, row), less in zip(bags, bad, strict=True)
+    ]
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    return _Likeness(statistics.fmean(gains), error, statistics.fmean(bad))
 
 
 @detector("pairs of equal completions")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.detectors import Seen, detector, seen_by
+from oxrl_core.diagnose.detectors.relapse import relapsed
 from oxrl_core.diagnose.facts import RunFacts
 from oxrl_core.diagnose.samples import commonest
 from oxrl_core.diagnose.trends import jump, leap, longest_end, median
@@ -135,7 +136,12 @@ def loss(facts: RunFacts) -> Iterator[Seen]:
 def policy(facts: RunFacts) -> Iterator[Seen]:
     """An entropy that leaps, and a reward that does not rise with it: an update, or a copy, that broke the policy."""
     found = leap(facts.series("entropy")[WARM:]) if facts.is_rl else None
-    if found is None or _resumed_at(facts, found.step) or abs(found.change) < LEAPT * abs(found.before):
+    if (
+        found is None
+        or any(relapsed(facts))
+        or _resumed_at(facts, found.step)
+        or abs(found.change) < LEAPT * abs(found.before)
+    ):
         return
     reward = facts.series("reward/mean")
     before = median([value for step, value in reward if found.step - WARM <= step < found.step])

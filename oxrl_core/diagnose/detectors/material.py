@@ -13,6 +13,7 @@ from oxrl_core.diagnose.trends import median, trend
 
 CUT = 0.5  # share of completions that are cut off: half of the verdicts are on unfinished answers
 CUT_ALL = 0.9
+NO_ROOM = 0.6  # share of the references that are longer than a completion may be
 TAUGHT, TAUGHT_FEW = 0.5, 0.1  # share of the rows that teach their end: a warning below the first, else an error
 JOINED = 0.02  # of the held-out loss: what right prompts must at least be worth to their answers
 LEARNED = 0.8  # of its beginning: a loss above it has learned nothing yet, of prompts or of answers
@@ -49,6 +50,25 @@ def truncation(facts: RunFacts) -> Iterator[Seen]:
     severity = "error" if share >= CUT_ALL or begins >= CUT else "warning"
     summary = f"{share:.0%} of the completions are cut off at {limit} tokens"
     yield Seen("truncation", 0.85 if share >= CUT_ALL else 0.7, summary, severity, told)
+
+
+@detector("references and the room for them")
+def no_room(facts: RunFacts) -> Iterator[Seen]:
+    """Most references are longer than a completion may be: nobody can give the right answer."""
+    limit = float(facts.setting("rollout.max_completion_tokens", 0) or 0)
+    whole = [sample for sample in facts.samples.all() if sample.length > 0 and sample.completion]
+    answers = [len(row.answer) for row in rows_of(facts, "train") if row.answer]
+    if not facts.is_rl or limit <= 0 or len(whole) < 50 or len(answers) < 10:
+        return
+    per_token = median([len(sample.completion) / sample.length for sample in whole])
+    longer = sum(length > limit * max(per_token, 1.0) for length in answers)
+    # Where full marks are given all the same, the beginning of an answer is all that is asked for.
+    if longer < NO_ROOM * len(answers) or max(sample.score or 0.0 for sample in whole) >= 1:
+        return
+    told = [seen_by("rollout.max_completion_tokens", limit), seen_by("characters of a token", per_token)]
+    told.append(seen_by("references that do not fit", longer / len(answers)))
+    summary = f"{longer} of {len(answers)} references are longer than the {limit:g} tokens that a completion may have"
+    yield Seen("truncation", 0.9, summary, "error", told, before=1)
 
 
 @detector("the loss mask")

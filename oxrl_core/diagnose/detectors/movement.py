@@ -66,6 +66,21 @@ def _vectors(facts: RunFacts, equal: list[str], shapes: dict[str, Tensor]) -> It
     yield Seen("frozen_weights", 0.85, summary, evidence=told, before=1)
 
 
+@detector("adapters and the model that they were merged into")
+def not_merged(facts: RunFacts) -> Iterator[Seen]:
+    """An exported model that is bit for bit the base, although adapters were trained."""
+    before, after = facts.initial_model, facts.run.path / "final"
+    if before is None or not after.is_dir() or facts.step < FEW_STEPS or not facts.setting("model.lora.enabled", False):
+        return
+    equal, compared = unmoved(before, after)
+    if compared == 0 or len(equal) < compared or not any(value > 0 for value in facts.values("grad_norm")):
+        return
+    told = [seen_by("tensors of the exported model that are the base's", len(equal), facts.step, equal[:5])]
+    summary = f"all {compared} tensors of the exported model are those of the base: the adapters are not merged into it"
+    advice = "export again; look whether the adapters' B matrices are 0, and at their scale"
+    yield Seen("weights_unmoved", 0.9, summary, evidence=told, next=advice, before=1)
+
+
 @detector("the optimizer's memory of gradients")
 def never_touched(facts: RunFacts) -> Iterator[Seen]:
     """Trained weights whose mean squared gradient is still exactly 0: no gradient ever came to them."""

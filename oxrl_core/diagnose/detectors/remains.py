@@ -74,6 +74,18 @@ def exported(facts: RunFacts) -> Iterator[Seen]:
         yield Seen("not_finite", 0.93, f"{len(broken)} exported tensors hold NaN or infinity", evidence=told)
 
 
+@detector("the weights that it began with")
+def initial(facts: RunFacts) -> Iterator[Seen]:
+    """NaN or infinity in the model as it was loaded: no step made them."""
+    before = tensors_of(facts.initial_model) if facts.initial_model else {}
+    broken = [name for name, tensor in before.items() if _has_nan(tensor)]
+    if broken:
+        told = [seen_by("tensors with NaN or infinity in the initial model", len(broken), 0, sorted(broken)[:5])]
+        summary = f"{len(broken)} of {len(before)} tensors of the model that it began with hold NaN or infinity"
+        advice = "fetch the model again, or convert it again: float16 holds nothing above 65504"
+        yield Seen("not_finite", 0.97, summary, evidence=told, next=advice, before=1)
+
+
 def _is_zero(tensor: Tensor | None) -> bool:
     """Matrices only: the vectors of some models begin with zeros."""
     return tensor is not None and len(tensor.shape) >= 2 and zero_share([tensor]) == 1.0

@@ -12,6 +12,7 @@ from oxrl_core.diagnose.trends import median
 # Mean |trainer - sampler| per token. float32 engines differ by 1e-6, bfloat16 by 0.01; 0.1 makes ratios wrong by 10 %.
 GAP = 0.1
 FEW_TOKENS, HALF = 5, 0.5  # top-k and top-p below which a policy is nearly greedy
+STUCK = 0.3  # of full marks
 GROWTH = 5.0  # last against first gap, or old against fresh weights: a gap of precision stands, one of age grows
 
 
@@ -67,6 +68,9 @@ def truncated_sampling(facts: RunFacts) -> Iterator[Seen]:
         return
     is_corrected = facts.setting("algorithm.mismatch", "off") != "off"
     told = [seen_by("rollout.top_p", top_p), seen_by("rollout.top_k", top_k)]
+    few = 0 < top_k <= FEW_TOKENS or top_p < HALF
+    reward = facts.trend("reward/mean")
+    stuck = few and reward is not None and (not reward.rises or reward.last < STUCK)
     dropped = median(facts.values("mismatch/dropped")) if facts.values("mismatch/dropped") else 0.0
     if not is_corrected:
         yield Seen(
@@ -75,12 +79,18 @@ def truncated_sampling(facts: RunFacts) -> Iterator[Seen]:
     elif dropped > 0.1:
         told.append(seen_by("mismatch/dropped", dropped, facts.step))
         yield Seen(
-            "truncated_sampling", 0.6, f"{dropped:.0%} of the tokens are dropped by the correction", "warning", told
+            "truncated_sampling",
+            0.85 if stuck else 0.6,
+            f"{dropped:.0%} of the tokens are dropped by the correction",
+            "error" if stuck else "warning",
+            told,
+            before=1,
         )
-    elif 0 < top_k <= FEW_TOKENS or top_p < HALF:
+    elif few:
         what = f"the {top_k} likeliest tokens" if 0 < top_k <= FEW_TOKENS else f"the likeliest tokens up to {top_p:g}"
         summary = f"only {what} are ever drawn: nothing else can be tried, and so be learned"
-        yield Seen("truncated_sampling", 0.7, summary, "warning", told, before=1)
+        yield Seen("truncated_sampling", 0.85 if stuck else 0.7, summary, "error" if stuck else "warning", told,
+                   before=1)  # fmt: skip
 
 
 def _gap(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float:

@@ -26,8 +26,10 @@ LORA_FAINT = 0.05  # a tenth of the least that is usual
 FEW = 10  # steps
 SKIPPED = 0.6  # share of the steps; dynamic sampling passes over single ones
 CLIPPED = 0.6  # share of tokens; GSPO's narrow range clips 0.4 in healthy runs
+CLIPPED_NARROW, NARROW, HALFWAY = 0.2, 0.1, 0.5  # with a range below a tenth of the default; of full marks
 DROPPED = 0.5
 FORGOTTEN = 0.05  # of the reward that is left at the first token
+SHORT_SIGHT = 0.8  # a discount of a token that leaves a tenth of a reward after ten of them
 DECAY_USUAL, DECAYED = 1.0, 0.5  # recipes take 0 to 0.1; half of a matrix in one run is no regulariser any more
 SLOW_FALL = 0.5  # share of its beginning that a loss must have fallen by, for a faint adapter to be no matter
 
@@ -163,17 +165,39 @@ def adapter_scale(facts: RunFacts) -> Iterator[Seen]:
 def clipped_away(facts: RunFacts) -> Iterator[Seen]:
     """Nearly all tokens lie beyond the clip range after the first update of a step: nothing is learned from them."""
     share, reward = facts.values("ratio/clipped"), facts.trend("reward/mean")
-    if len(share) < FEW or reward is None or median(share) < CLIPPED or reward.rises:
+    if len(share) < FEW or reward is None:
         return
     low, high = facts.setting("algorithm.clip_low"), facts.setting("algorithm.clip_high")
+    # A range that is far narrower than the loss's own is to blame for less, and also for a reward that hardly rises.
+    narrow = _is_narrow(facts)
+    slow = not reward.rises or (narrow and reward.last < HALFWAY)
+    if median(share) < (CLIPPED_NARROW if narrow else CLIPPED) or not slow:
+        return
     told = [seen_by("ratio/clipped, median", median(share), facts.step)]
     told += [
         seen_by(f"algorithm.{name}", str(value)) for name, value in (("clip_low", low), ("clip_high", high)) if value
     ]
     told.append(seen_by("reward/mean, last third", reward.last, facts.step))
-    summary = f"{median(share):.0%} of the tokens lie beyond the clip range, and the reward does not rise"
+    summary = f"{median(share):.0%} of the tokens lie beyond the clip range, and the reward "
+    summary += "hardly rises" if reward.rises else "does not rise"
     advice = "set algorithm.clip_low and clip_high to usual values (0.2), or make fewer updates of a step's rollouts"
     yield Seen("reward_flat", 0.8, summary, "error", told, next=advice, before=1)
+
+
+def _is_narrow(facts: RunFacts) -> bool:
+    """Whether the clip range is far narrower than that of the loss itself."""
+    config = facts.config
+    if config is None or facts.has_own_loss:
+        return False
+    from oxrl_core.algorithms.base import get_algorithm
+
+    defaults = get_algorithm(config.algorithm.name).params
+    ranges = [
+        float(facts.setting(f"algorithm.{name}", defaults[name])) < NARROW * float(defaults[name])
+        for name in ("clip_low", "clip_high")
+        if defaults.get(name)
+    ]
+    return bool(ranges) and all(ranges)
 
 
 @detector("what the mismatch correction leaves")
@@ -197,7 +221,7 @@ def forgotten(facts: RunFacts) -> Iterator[Seen]:
     """A reward at the end that hardly reaches the first tokens."""
     discount = float(facts.setting("algorithm.discount", 1.0) or 1.0)
     length, reward = facts.values("completion/length"), facts.trend("reward/mean")
-    if not facts.is_rl or not length or discount >= 1 or reward is None or reward.rises:
+    if not facts.is_rl or not length or discount >= 1 or reward is None:
         return
     if str(facts.setting("algorithm.advantage")) not in ("returns", "gae"):
         return
@@ -205,9 +229,13 @@ def forgotten(facts: RunFacts) -> Iterator[Seen]:
     if left > FORGOTTEN:
         return
     told = [seen_by("algorithm.discount", discount), seen_by("completion/length, median", median(length), facts.step)]
-    summary = f"of a reward at the end {left:.1g} reaches the first token, and the reward does not rise"
+    rises = reward.rises
+    if rises and (discount > SHORT_SIGHT or reward.last > HALFWAY * 1.5):
+        return
+    summary = f"of a reward at the end {left:.1g} reaches the first token, and the reward "
+    summary += "hardly rises" if rises else "does not rise"
     advice = "set algorithm.discount to 1: rewards are given for whole completions"
-    yield Seen("reward_flat", 0.8, summary, "error", told, next=advice, before=1)
+    yield Seen("reward_flat", 0.8, summary, "warning" if rises else "error", told, next=advice, before=1)
 
 
 @detector("the weight decay of a step")
