@@ -162,6 +162,13 @@ class RunFacts:
         return repr(text) if text is not None else f"token {token}"
 
     @cached_property
+    def special_tokens(self) -> set[int]:
+        """The ids of the tokens that stand for no text, as EOS; empty where the run's tokenizer is not known."""
+        added: Any = (read_json(self.run.rollouts / "tokenizer.json") or {}).get("added_tokens")
+        tokens = cast("list[Any]", added) if isinstance(added, list) else []
+        return {int(token["id"]) for token in tokens if isinstance(token, dict) and token.get("special")}  # pyright: ignore
+
+    @cached_property
     def checkpoint_steps(self) -> list[int]:
         names = [path.name for path in self.run.checkpoints.glob("step_*") if (path / "manifest.json").exists()]
         return sorted(int(name[5:]) for name in names if name[5:].isdigit())

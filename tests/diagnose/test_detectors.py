@@ -274,6 +274,8 @@ ENDINGS: list[tuple[str, str, str, int, str]] = [
     ("killed", "Killed", NOBODY, -9, ""),
     ("host_out_of_memory", "Killed", KERNEL, -9, ""),
     ("crashed", "Crashed", "ended by SIGSEGV", -11, ""),
+    ("killed", "Crashed", "ended by SIGHUP", -1, ""),
+    ("gradient_dead", "ConfigError", "the loss of mine has no gradient: no weight has a part in it", 2, ""),
     ("disk_full", "OSError", "[Errno 28] No space left on device", 1, ""),
     ("cuda_oom", "Exited", "it said nothing", 1, OOM),
     ("unexplained_failure", "Exited", "exited with code 1", 1, "hm"),

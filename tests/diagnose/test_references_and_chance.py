@@ -119,6 +119,12 @@ def test_lost_rows_of_metrics_are_a_gap(hand_made: Make, rl_rows: Rows) -> None:
     assert seen["resume_gap"].summary.startswith("metrics.jsonl has no row of 9")
 
 
+def test_a_checkpoint_of_another_run_is_a_bad_one(hand_made: Make, rl_rows: Rows) -> None:
+    event = {"level": "warning", "code": "foreign_checkpoint", "message": "step_00000012 was saved by another run, b-1"}
+    seen = found(hand_made(metrics=rl_rows()[12:], events=[event]))
+    assert seen["bad_checkpoint"].confidence >= 0.9 and "by another run, b-1" in seen["bad_checkpoint"].summary
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5])
 def test_half_of_the_verdicts_are_dice(
     share: float, hand_made: Make, rl_rows: Rows, recorded: Recorded, tmp_path: Path

@@ -18,13 +18,14 @@ SAME = {
     "bad_rows": "rows_lost",
     "rows_cut": "rows_lost",
     "metrics_lost": "resume_gap",
+    "foreign_checkpoint": "bad_checkpoint",
 }
 # How it ended is looked at by detectors that know more; the supervisor says `killed` of a driver that left too slowly.
 OWN = ("stalled", "disk_full", "killed", "crashed", "lost")
 # A doubt of the time before the first step: references.py says what became of it.
 DOUBTS = ("verifier_rejects_references",)
 # Counted in the tokens or the record themselves: no course of a metric is needed to be sure of it.
-COUNTED = ("double_bos", "metrics_lost")
+COUNTED = ("double_bos", "foreign_checkpoint", "metrics_lost")
 
 
 @detector("alerts of the run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 
 from oxrl_core.diagnose.classes import inner_of, known_of, place_of
@@ -13,6 +14,9 @@ from oxrl_core.runs.records import read_json
 from oxrl_core.runs.status import Status
 
 SIGKILL = 9
+# Sent by a terminal, a session, a scheduler or a limit of the system; no library raises them.
+ASKED = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGALRM, signal.SIGXCPU,
+         signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2}  # fmt: skip
 # The error's class -> its cause, and how sure that is: these classes are raised for that reason alone.
 CAUSES = {
     "WeightSyncError": ("weight_sync", 0.95),
@@ -44,6 +48,7 @@ CAUSES = {
 WORDS = (
     (re.compile(r"the mask covers"), "mask_coverage"),
     (re.compile(r"adapters bind no module"), "lora_unbound"),
+    (re.compile(r"has no gradient: no weight"), "gradient_dead"),
     # Two sides that differ by NaN do not differ: one of them is broken.
     (re.compile(r"\bnan\b|non-finite|not finite", re.IGNORECASE), "not_finite"),
 )
@@ -89,6 +94,11 @@ def failed(facts: RunFacts) -> Iterator[Seen]:
     number = _signal(status)
     if number == SIGKILL or code == "Killed":
         yield from _killed(text, what, facts, evidence)
+        return
+    if number in ASKED:
+        name = signal.Signals(number).name
+        summary = f"{name} from outside ended it at step {facts.step}: a terminal or session that was closed, a limit"
+        yield Seen("killed", 0.85, summary, evidence=evidence, next=error.get("next", ""))
         return
     if number:
         yield Seen("crashed", 0.8, f"a native crash: {_line(what)}", evidence=evidence, next=error.get("next", ""))

@@ -24,6 +24,7 @@ OUTWEIGHS = 1.5  # times the range of another part
 PAID = 0.6  # of the best reward: an answer that gets less is what is left of a policy, not what it found out
 PASSES = 20  # over the same prompts: recipes take 1 to 15
 APART = 0.25  # of what the reward has gained: by how much training leaves the held-out reward behind
+LEFT_BEHIND = 0.3  # of the best reward: how far training goes on without the held-out reward
 SHAPED = 0.25  # of the best mean verdict: by how much the shaped reward rises without it
 OPPOSED = 0.05  # of the reward's range: how far the held-out reward must have fallen
 
@@ -172,6 +173,16 @@ def eval_falls(facts: RunFacts) -> Iterator[Seen]:
     if best[0] < last[0] and fell > max(OPPOSED * spread, 0.25 * max(gained, 0.0)) and last[1] < first + 0.25 * gained:
         summary = f"training reward +{gained:.3g}, held-out reward -{fell:.3g} since step {best[0]}"
         yield Seen("eval_falls", 0.85, summary, evidence=told, before=max(1, best[0]))
+        return
+    middle = held_out[len(held_out) // 2]
+    then = [value for step, value in facts.series("reward/mean") if abs(step - middle[0]) <= BEGINNING]
+    if len(held_out) < 4 or not then:
+        return
+    went_on, stayed = reward.last - statistics.fmean(then), last[1] - middle[1]
+    if went_on > LEFT_BEHIND * spread and stayed < 0.1 * went_on and reward.last - last[1] > LEFT_BEHIND * spread:
+        summary = f"the training reward goes on rising (+{went_on:.2g} since step {middle[0]}), the held-out reward "
+        summary += f"does not ({stayed:+.2g}) and is left behind at {last[1]:.3g}"
+        yield Seen("eval_falls", 0.75, summary, evidence=told, before=max(1, middle[0]))
 
 
 @detector("prompts that come again and again")
