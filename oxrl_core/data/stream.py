@@ -161,7 +161,8 @@ class RenderedStream(Generic[Item]):
         self._dropped_in_turn += 1
         if self._dropped_in_turn > 2 * self.rows_per_epoch:  # else a run whose rows are all too long would never end
             raise DataError(
-                f"all rows are too long or empty: {self._dropped_in_turn} in turn were dropped",
+                "all rows are too long, empty or refused by the tokenizer: "
+                f"{self._dropped_in_turn} in turn were dropped",
                 where=f"data.train, last {row['id']}",
                 next_step="raise data.max_prompt_tokens (RL) or data.max_length (supervised); a pair must differ, "
                 "and a completion have a token that the model knows",

@@ -20,7 +20,7 @@ from oxrl_core.train.sinks import Sinks
 from oxrl_core.train.tripwires import Tripwires
 from oxrl_core.train.tripwires.facts import facts_of
 from oxrl_core.train.verdicts import reward_of
-from oxrl_core.types import Progress
+from oxrl_core.types import Metrics, Progress
 
 if TYPE_CHECKING:
     from oxrl_core.build import Parts
@@ -77,6 +77,7 @@ class Journal:
         self.last_row = -1  # the newest step that has a row of metrics
         self.num_dropped = 0
         self.num_skipped = 0
+        self.writing: Metrics = {}  # time/write: seconds that what follows a step took last: records, trackers, a save
         self.said: set[str] = set()  # what happened to rows and has made its alert
 
     def close(self) -> None:
@@ -133,6 +134,7 @@ class Journal:
 
     def write(self, report: StepReport, progress: Progress) -> None:
         """Everything about one step, and a checkpoint where one is due."""
+        started = time.perf_counter()
         ending: OxrlError | None = None
         if self.writes:
             with disk_errors(self.run.path, "then start the run again: it goes on from its newest checkpoint"):
@@ -146,6 +148,7 @@ class Journal:
         if ending is not None:
             raise ending
         self.saver.save_if_due(progress, report.metrics)
+        self.writing = {"time/write": time.perf_counter() - started}
 
     def _begin(self, report: StepReport, progress: Progress) -> None:
         """Before the first update of this start: trainer and sampler read the same tokens alike, or the run ends."""
@@ -165,7 +168,7 @@ class Journal:
         is_due = report.step % every.metrics_every == 0 or report.step >= total_steps or has_evaluation
         if is_due and report.step > self.last_row:
             facts = {"step": report.step, "time": time.time()} | self._data_facts()
-            facts |= host_memory("driver") | self.children_memory.metrics()
+            facts |= host_memory("driver") | self.children_memory.metrics() | self.writing
             self.run.append_metrics(facts | report.metrics)
             if self.sinks is not None:
                 self.sinks.write(facts | report.metrics)
