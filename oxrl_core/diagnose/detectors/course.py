@@ -16,7 +16,7 @@ HASH = 12  # letters of a hash of a configuration
 AROUND = 5  # steps before and after a resume
 COMPARED = (
     "grad_norm", "loss", "reward/mean", "reward/std", "entropy", "kl/ref", "mask/coverage", "completion/length",
-    "preference/margin", "value/loss",
+    "preference/margin", "value/loss", "num_tokens",
 )  # fmt: skip
 STEEPER = 2.0  # times the steepest of the other steps around it, as logarithms
 # Times the median of the first third. Neighbours on a machine slow a step to twice, and every part of it alike.
@@ -127,7 +127,8 @@ def rates(facts: RunFacts) -> Iterator[Seen]:
 @detector("pace")
 def pace(facts: RunFacts) -> Iterator[Seen]:
     """Steps that take longer and longer, or suddenly so; which part of them does says more than that they do."""
-    series = facts.series("seconds")[LEAK_START:]
+    writing = dict(facts.series("time/write"))  # comes after a step, and is not within its seconds
+    series = [(step, value + writing.get(step, 0.0)) for step, value in facts.series("seconds")][LEAK_START:]
     if len(series) < 3 * SLOW_STEPS:
         return
     values = [value for _, value in series]
@@ -136,7 +137,7 @@ def pace(facts: RunFacts) -> Iterator[Seen]:
         return
     told = [seen_by("seconds a step, usual", usual), seen_by("seconds a step, now", now, facts.step)]
     parts: dict[str, float] = {}
-    for name in ("time/generate", "time/reward", "time/train", "time/sync"):
+    for name in ("time/generate", "time/reward", "time/train", "time/sync", "time/write"):
         part = facts.values(name)[LEAK_START:]
         if len(part) >= 3 * SLOW_STEPS and median(part[: len(part) // 3]) > 0:
             parts[name] = median(part[-SLOW_STEPS:]) / median(part[: len(part) // 3])

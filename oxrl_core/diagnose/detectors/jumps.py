@@ -17,6 +17,7 @@ APART = 0.15  # of the largest reward: what verdicts must differ by
 AT_ONCE = 1  # steps between two jumps that are one event
 CONSTANT_STEPS, VARIED = 5, 10  # steps of one reward; different texts that got it
 SUCCESS = 0.7  # of full marks in the steps before: then full marks are what it came to by itself
+GIVEN_UP = 0.3  # of what it had at first; and of full marks, so that there was something to lose
 RATE_JUMP = 3.0  # schedules move by less: a warm-up of ten steps doubles once
 WARM = 5  # first steps, in which everything moves
 MASK_JUMP = 1.4  # rows of a kind have like masks; batches of other lengths differ by a tenth
@@ -65,6 +66,15 @@ def constant_since(facts: RunFacts) -> Iterator[Seen]:
     earlier = [sample.score or 0.0 for sample in facts.samples.all() if sample.has_verdict and sample.step < since]
     best = max([*earlier, value])
     if value >= best and before > SUCCESS * best:
+        return
+    start = median([mean for _, mean in sorted(means.items())[:3]])
+    if before < GIVEN_UP * start and start > GIVEN_UP * best:
+        # Step by step, until nothing was left: the verdicts were right, and it was led away from what they say.
+        told = [seen_by("reward/mean of the first steps", start, 1), seen_by("reward of every completion since", value,
+                since, [sample.name for sample in late[:3]])]  # fmt: skip
+        summary = f"the reward falls from {start:.3g} to {value:g}, where every completion is since step {since}"
+        advice = "look at the sign: of the advantages, or at which completion of a pair is the better one"
+        yield Seen("reward_falls", 0.95, summary, evidence=told, next=advice, before=1)
         return
     cause = "reward_zero" if value == 0 else "reward_full" if value >= best else "reward_constant"
     told = [seen_by("reward of every completion since", value, since, [sample.name for sample in late[:3]])]
