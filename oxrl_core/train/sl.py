@@ -70,8 +70,11 @@ def swapped(items: Sequence[Any]) -> list[tuple[Example, Example]]:
 
 
 def _is_plain(item: Any) -> bool:
-    """Whether it is an example of text whose mask is one stretch to its end, behind a prompt."""
+    """Whether it is an example of text whose mask is one stretch to its end, behind a prompt.
+
+    The first token is never learned, nothing being before it: alone it is no prompt, but the beginning of a text.
+    """
     if not isinstance(item, Example) or item.media or not any(item.completion_mask):
         return False
     start = item.completion_mask.index(True)
-    return start > 0 and all(item.completion_mask[start:])
+    return start > 1 and all(item.completion_mask[start:])

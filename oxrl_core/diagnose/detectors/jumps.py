@@ -68,7 +68,8 @@ def constant_since(facts: RunFacts) -> Iterator[Seen]:
     if value >= best and before > SUCCESS * best:
         return
     start = median([mean for _, mean in sorted(means.items())[:3]])
-    if before < GIVEN_UP * start and start > GIVEN_UP * best:
+    last = median([means.get(step, 0.0) for step, _ in spread[-count - 2 : -count]])
+    if last < GIVEN_UP * start and start > GIVEN_UP * best:
         # Step by step, until nothing was left: the verdicts were right, and it was led away from what they say.
         told = [seen_by("reward/mean of the first steps", start, 1), seen_by("reward of every completion since", value,
                 since, [sample.name for sample in late[:3]])]  # fmt: skip

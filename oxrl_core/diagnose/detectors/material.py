@@ -199,6 +199,8 @@ def joined(facts: RunFacts) -> Iterator[Seen]:
     late = trend(loss[len(loss) // 2 :])
     if len(gains) < 2 or not held_out or late is None or len(loss) < SETTLED_STEPS:
         return
+    if str(facts.setting("algorithm.name")) == "cpt":
+        return  # texts have no prompts, whatever an older record says
     step, gain = gains[-1]
     first = median([value for _, value in loss[:3]])
     # While much is still being learned, what the prompts say may be what comes next.
