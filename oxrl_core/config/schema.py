@@ -223,7 +223,7 @@ class RewardConfig(BaseModel):
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Deadline of one step's rewards; a verdict that does not come is status `timeout`."""
     self_test_rows: NonNegative = 16
-    """References of the first training rows that the reward must give full marks before step 0; 0: none is tried."""
+    """First rows whose references must get full marks before step 0 (of your own reward: doubts alert); 0: no test."""
     overlong_buffer: NonNegative = 0
     """The last tokens before max_completion_tokens cost up to 1, linearly (DAPO); 0: none do."""
     missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
