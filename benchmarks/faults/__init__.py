@@ -6,7 +6,7 @@
     python -m benchmarks.faults --only NAME --dry      plant and run, and diagnose nothing: does the plant do it?
     python -m benchmarks.faults --json report.json     the table as JSON
 
-A fault is a `Fault` (define.py) in any module of a folder beside this file (`first/` to `seventh/`):
+A fault is a `Fault` (define.py) in any module of a folder beside this file (`first/` to `eighth/`):
 
     Fault(
         name="lr_100x",                             # unique

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oxrl_core.runs.records import read_lines
@@ -17,6 +17,7 @@ ODD = st.sampled_from(
 
 
 @given(st.lists(st.one_of(WHOLE.map(lambda row: json.dumps(row).encode()), ODD), max_size=12), st.booleans())
+@example([b'{"a": 1', b'"b": 2}', b"{}, {}"], True)
 @settings(max_examples=300, deadline=None)
 def test_torn_lines_are_passed_by_and_never_joined(tmp_path_factory: object, lines: list[bytes], ends: bool) -> None:
     expected: list[dict[str, object]] = []

@@ -44,7 +44,7 @@ class LostUpdates(Wire):
 
     def look(self, report: StepReport) -> Finding | None:
         lost, limit = report.metrics.get("update/lost"), self.config.tripwires.lost_update_limit
-        if lost is None or lost <= limit:
+        if lost is None or lost <= limit or report.metrics.get("lr") == 0:  # then nothing was to be added
             return None
         return Finding(
             f"{lost:.0%} of the updates of step {report.step} were rounded away: the stored weights are as before",

@@ -179,6 +179,7 @@ def test_verifier_errors_are_named_and_said_again_only_when_worse(wires):
 
 def test_updates_that_are_rounded_away(wires):
     assert play(wires(), [{"lr": 1e-6, "update/lost": share} for share in (0.0, 0.4, 0.6)]) == ["lost_updates@3"]
+    assert play(wires(), [{"lr": 0.0, "update/lost": 1.0}]) == ["lr_floor@1"], "nothing was to be added"
 
 
 def test_adapters_that_are_not_there_or_do_not_move(wires):
