@@ -68,6 +68,15 @@ def no_rank_is_left_behind() -> Iterator[None]:
             os.environ[name] = value
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_local_rank_is_left_behind() -> Iterator[None]:
+    """An engine of one module must not make libraries in the next one think that a launcher started this process."""
+    before = os.environ.get("LOCAL_RANK")
+    yield
+    if before is None:
+        os.environ.pop("LOCAL_RANK", None)
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray on this machine for all tests that need actors: each start costs seconds."""
