@@ -119,9 +119,12 @@ def _require_whole_characters(value: Any, place: str) -> None:
     if isinstance(value, Mapping):
         value = list(cast("Mapping[str, Any]", value).values())
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
             what = f"{_short(value)} holds half a character (a surrogate without its other half)"
-            raise DataError(what, place, "mend or remove the row; something cut its text in the middle of a character")
+            advice = "mend or remove the row; something cut its text in the middle of a character"
+            raise DataError(what, place, advice) from error
     elif isinstance(value, list):
         for part in cast("list[Any]", value):
             _require_whole_characters(part, place)

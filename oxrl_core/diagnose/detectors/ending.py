@@ -14,9 +14,10 @@ from oxrl_core.runs.records import read_json
 from oxrl_core.runs.status import Status
 
 SIGKILL = 9
-# Sent by a terminal, a session, a scheduler or a limit of the system; no library raises them.
-ASKED = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGALRM, signal.SIGXCPU,
-         signal.SIGXFSZ, signal.SIGUSR1, signal.SIGUSR2}  # fmt: skip
+# Sent by a terminal, a session, a scheduler or a limit of the system. SIGALRM and SIGPIPE are not here: the alarm of a
+# verifier, or a pipe that was closed, may be what sent them.
+ASKED = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGUSR1,
+         signal.SIGUSR2}  # fmt: skip
 # The error's class -> its cause, and how sure that is: these classes are raised for that reason alone.
 CAUSES = {
     "WeightSyncError": ("weight_sync", 0.95),
