@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import random
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from oxrl_core.diagnose.classes import inner_of, known_of
 from oxrl_core.diagnose.diagnosis import diagnose
@@ -157,15 +158,8 @@ def test_a_resume_that_begins_the_data_anew(hand_made: Make, tmp_path: Path) -> 
 
 def weights(path: Path, tensors: dict[str, list[float]]) -> None:
     """A safetensors file of float32 matrices of one row."""
-    header: dict[str, Any] = {}
-    data = b""
-    for name, values in tensors.items():
-        raw = struct.pack(f"<{len(values)}f", *values)
-        header[name] = {"dtype": "F32", "shape": [1, len(values)], "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    save_file({name: np.array([values], dtype=np.float32) for name, values in tensors.items()}, path)
 
 
 def test_a_model_that_was_broken_before_the_first_step(hand_made: Make, rl_rows: Rows) -> None:
