@@ -26,7 +26,6 @@ LONGEST_SECONDS = 600.0  # of one run; a longer one is killed
 POLL_SECONDS = 0.05
 RELOAD_FILE = "reload.json"
 IMPORTED = (
-    "deepspeed",
     "oxrl_core.build",
     "oxrl_core.driver",
     "oxrl_core.engine.policy",
@@ -52,6 +51,9 @@ class Child:
 
 def import_all() -> None:
     """Imports whatever a driver needs; it computes nothing, so that there are no threads yet that a fork would lose."""
+    from oxrl_core.engine.ranks import load_deepspeed
+
+    load_deepspeed()
     for name in IMPORTED:
         import_module(name)
 

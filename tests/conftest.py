@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so are all who are started from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A property holds or not; how long an example takes on a busy machine is no part of it (benchmarks/ measure speed).
 hypothesis.settings.register_profile("oxrl", deadline=None)

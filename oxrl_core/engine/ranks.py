@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from contextlib import suppress
 from datetime import timedelta
+from types import ModuleType
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -20,8 +24,7 @@ def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.devi
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     if not use_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
+    deepspeed = load_deepspeed()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Else the first start compiles a C++ extension for a minute, which needs a compiler and buys nothing here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -47,3 +50,23 @@ def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.devi
         )
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
     return device
+
+
+def load_deepspeed() -> ModuleType:
+    """DeepSpeed without MLflow (its autotuner wants it) and without torch's compiler (Muon is compiled as it is loaded,
+    whatever the optimizer). Nobody here uses them, and loading them would be a fifth of a start's CPU time.
+    """
+    unwanted = "mlflow" not in sys.modules
+    if unwanted:
+        sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType] - as if it were not installed
+    try:
+        import deepspeed
+    finally:
+        if unwanted:
+            del sys.modules["mlflow"]
+    with suppress(ImportError, AttributeError):  # a DeepSpeed that has neither
+        from deepspeed.runtime import compiler
+
+        with patch.object(compiler, "compile", lambda: compiler.dummy_decorator):
+            import deepspeed.runtime.zero.muon.original_muon
+    return deepspeed

@@ -94,7 +94,7 @@ def test_a_sweep_that_is_killed_or_interrupted_goes_on_from_its_checkpoints_and_
 ) -> None:
     (home / "sweeps").mkdir(parents=True)
     tiny = str(tmp_path / "longer.yaml")
-    steps = 1200  # long enough to be met in the middle, on a quick machine too
+    steps = 600  # long enough to be met in the middle, on a quick machine too
     Path(tiny).write_text(yaml.safe_dump(TINY | {"train": {"rows_per_step": 4, "steps": steps, "save_every": 200}}))
     killed = start(tiny)
     first = wait_for_step(killed, home, 0, 1)

@@ -36,6 +36,22 @@ def test_asking_loads_nothing_heavy() -> None:
     assert answer.stdout.strip() == "[]"
 
 
+def test_a_rank_loads_neither_mlflow_nor_the_compiler_and_leaves_both_to_those_who_want_them() -> None:
+    code = (
+        "import sys\n"
+        "from oxrl_core.engine.ranks import join_ranks\n"
+        "join_ranks(0, 1, 60.0)\n"
+        "from deepspeed.runtime.zero.utils import is_zero_supported_optimizer\n"
+        "import torch\n"
+        "print(is_zero_supported_optimizer(torch.optim.AdamW([torch.ones(1)])))\n"
+        "print(sorted({'mlflow', 'torch._inductor.compile_fx'} & set(sys.modules)))\n"
+        "import mlflow\n"
+        "print(mlflow.MlflowClient.__name__, torch.compile.__module__)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.split("\n") == ["True", "[]", "MlflowClient torch", ""]
+
+
 FAULTS = """
 import resource
 import sys
