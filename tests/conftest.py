@@ -28,6 +28,7 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+STARTED_BY_A_LAUNCHER = "LOCAL_RANK" in os.environ  # asked before any fixture: one of the session may start an engine
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so are all who are started from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -76,9 +77,8 @@ def no_rank_is_left_behind() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def no_local_rank_is_left_behind() -> Iterator[None]:
     """An engine of one module must not make libraries in the next one think that a launcher started this process."""
-    before = os.environ.get("LOCAL_RANK")
     yield
-    if before is None:
+    if not STARTED_BY_A_LAUNCHER:
         os.environ.pop("LOCAL_RANK", None)
 
 
