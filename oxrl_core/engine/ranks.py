@@ -58,7 +58,7 @@ def load_deepspeed() -> ModuleType:
     """
     unwanted = "mlflow" not in sys.modules
     if unwanted:
-        sys.modules["mlflow"] = None  # pyright: ignore[reportArgumentType] - as if it were not installed
+        sys.modules["mlflow"] = None  # as if it were not installed
     try:
         import deepspeed
     finally:
