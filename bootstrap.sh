@@ -24,7 +24,7 @@ if [ "$PROFILE" = cpu ] && [ "$(uname)" != Linux ]; then PROFILE=train; fi
 
 install() {
   local started=$SECONDS find_links torch_backend=()
-  printf 'oxrl: preparing %s for profile "%s", once: about 30 s to 3 min and 2.6 GB (gpu: 9 GB) ...\n' "$VENV" "$PROFILE" >&2
+  printf 'oxrl: preparing %s for profile "%s", once: about 20 s to 3 min and 2.6 GB (gpu: 9 GB) ...\n' "$VENV" "$PROFILE" >&2
   [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" ||
     fail "cannot make $VENV" "on Debian and Ubuntu: apt-get install python3-venv; then try again"
   # uv lives inside the environment: older ones ignore the scoped exclusions in pyproject.toml.

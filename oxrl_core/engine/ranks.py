@@ -54,7 +54,7 @@ def join_ranks(rank: int, world_size: int, timeout_seconds: float) -> torch.devi
 
 def load_deepspeed() -> ModuleType:
     """DeepSpeed without MLflow (its autotuner wants it) and without torch's compiler (Muon is compiled as it is loaded,
-    whatever the optimizer). Nobody here uses them, and loading them would be a fifth of a start's CPU time.
+    whatever the optimizer). Nobody here uses them, and loading them would be a third of a rank's imports.
     """
     unwanted = "mlflow" not in sys.modules
     if unwanted:

@@ -21,6 +21,8 @@ from oxrl_core.runs.machine.disk import disk_error
 
 T = TypeVar("T")
 _AT_ONCE = 1000  # lines
+_MARK = secrets.token_hex(8)  # that no line holds
+_BETWEEN = f',"{_MARK}",'.encode()
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
@@ -69,13 +71,13 @@ def read_lines(path: Path, from_byte: int = 0) -> list[dict[str, Any]]:
 
 
 def _objects(lines: list[bytes]) -> list[dict[str, Any]]:
-    records: list[Any] = []
-    # Joined, two halves of an object would be one again, and a line with two of them hide it from the count.
-    if all(line.startswith(b"{") and line.endswith(b"}") for line in lines):
-        with suppress(ValueError):
-            records = json.loads(b"[" + b",".join(lines) + b"]")  # a third of the time that they take one by one
-    if len(records) != len(lines):  # one of them is torn
-        records = [_object(line) for line in lines]
+    # A mark between each two lines: where a line is torn, it stands within an object, or not at every second place.
+    # To take them at once saves half the time for lines of two keys, a fifth for lines of 25.
+    joined: list[Any] = []
+    with suppress(ValueError):
+        joined = json.loads(b"[" + _BETWEEN.join(lines) + b"]")
+    is_whole = len(joined) == 2 * len(lines) - 1 and all(mark == _MARK for mark in joined[1::2])
+    records = joined[::2] if is_whole else [_object(line) for line in lines]
     return [record for record in records if isinstance(record, dict)]
 
 

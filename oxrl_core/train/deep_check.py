@@ -58,8 +58,9 @@ def check_deepspeed() -> str:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
+    from oxrl_core.engine.ranks import load_deepspeed
 
+    deepspeed = load_deepspeed()  # as a rank does
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # no C++ build at the first start
     with tempfile.TemporaryDirectory() as folder:
         # A file store needs no port, so two checks at once cannot collide.

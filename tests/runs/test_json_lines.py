@@ -14,10 +14,13 @@ WHOLE = st.dictionaries(st.text(max_size=3), st.one_of(st.none(), st.integers(),
 ODD = st.sampled_from(
     [b'{"a": 1', b'"b": 2}', b"", b"[1]", b"7", b"null", b'{"a": "x', b"\xff", b"{}x", b'"b"}', b"{}, {}", b"]", b"["]
 )
+HALVES = st.sampled_from([b'{"a": [{}', b'{"b": 1}]}', b'{"a": {"b":', b"1}}", b"{}, null, {}"])  # like whole objects
 
 
-@given(st.lists(st.one_of(WHOLE.map(lambda row: json.dumps(row).encode()), ODD), max_size=12), st.booleans())
+@given(st.lists(st.one_of(WHOLE.map(lambda row: json.dumps(row).encode()), ODD, HALVES), max_size=12), st.booleans())
 @example([b'{"a": 1', b'"b": 2}', b"{}, {}"], True)
+@example([b'{"a": [{}', b'{"b": 1}]}', b"{}, {}"], True)
+@example([b'{"a": [{}', b'{"b": 1}]}', b"{}, null, {}"], True)
 @settings(max_examples=300, deadline=None)
 def test_torn_lines_are_passed_by_and_never_joined(tmp_path_factory: object, lines: list[bytes], ends: bool) -> None:
     expected: list[dict[str, object]] = []
